@@ -26,7 +26,7 @@ ROWS, PARTITIONS = 100, 3
 NEWEST = 200
 
 
-def _records(first: int, count: int) -> list[ledger.Record]:
+def _records(first: int, count: int) -> list[ledger.BatchRecord]:
     """Return the records of consecutive batches, each of ROWS rows in PARTITIONS partitions."""
     records = []
     for number in range(first, first + count):

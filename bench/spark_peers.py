@@ -128,7 +128,9 @@ def ours(spark: SparkSession, pipeline: Pipeline, name: str, events: int, rows: 
     """Run one of our queries, as its driver starts it, in a new generation until everything is written."""
     kafka = read_kafka(binding_root())
     transforms = queries.transforms_of(pipeline, queries.load_module(PROJECT / "spark_jobs" / f"{PIPELINE}.py"))
-    driver = queries.Driver(spark, pipeline, transforms, root(), kafka, GroupCommitter(spark, kafka), writer.Gate())
+    driver = queries.DriverContext(
+        spark, pipeline, transforms, root(), kafka, GroupCommitter(spark, kafka), writer.Gate()
+    )
     query = pipeline.queries[name]
     frame = queries.build(driver, name, query, streaming=True)
     chosen = generation.begin(root(), pipeline.name, name, {})

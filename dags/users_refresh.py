@@ -54,9 +54,9 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
             """Read the snapshot into the stage."""
             from headrace.operations import deployment
             from headrace.operations.dimensions import duty
-            from headrace.operations.dimensions.snapshot import Snapshot
+            from headrace.operations.dimensions.snapshot import DirectorySnapshot
 
-            return to_json(duty.stage(deployment.load(), pipeline, dimension, from_json(Snapshot, snapshot)))
+            return to_json(duty.stage(deployment.load(), pipeline, dimension, from_json(DirectorySnapshot, snapshot)))
 
         @task
         def check(staged: dict[str, Any]) -> dict[str, Any]:
@@ -87,12 +87,12 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
             """Check the plan again and write it."""
             from headrace.operations import deployment
             from headrace.operations.dimensions import duty
-            from headrace.operations.dimensions.diff import Difference
+            from headrace.operations.dimensions.diff import DirectoryDifference
 
             # If the plan needs an approval, only an approval leads here.
             approval = dag_support.approved(planned, ti, dag_run, APPROVAL if planned["needs_approval"] else "")
             holder = dag_support.holder(dag_run)["holder"]
-            difference = from_json(Difference, planned)
+            difference = from_json(DirectoryDifference, planned)
             return duty.apply(deployment.load(), pipeline, dimension, difference, approval, holder=holder)
 
         @task
@@ -116,12 +116,12 @@ def refresh_dag(name: str, pipeline: str, dimension: str, schedule: str | None) 
             """Record what was applied, by whom and with whose approval. Older snapshots are then refused."""
             from headrace.operations import deployment
             from headrace.operations.dimensions import duty
-            from headrace.operations.dimensions.diff import Difference
+            from headrace.operations.dimensions.diff import DirectoryDifference
             from headrace.operations.dimensions.documents import Staged
 
             approval = dag_support.approved(planned, ti, dag_run, APPROVAL if planned["needs_approval"] else "")
             holder = dag_support.holder(dag_run)["holder"]
-            documents = from_json(Staged, staged), from_json(Difference, planned)
+            documents = from_json(Staged, staged), from_json(DirectoryDifference, planned)
             entry = duty.record(deployment.load(), pipeline, dimension, *documents, written, approval, holder=holder)
             return to_json(entry)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from headrace.contract.model import Source, SourceColumn
 from headrace.contract.platform_columns import KAFKA_TIMESTAMP, RAW, SOURCE
 from headrace.driver import decode
-from headrace.driver.columns import ColumnRule, RefusedError, _readers
+from headrace.driver.columns import BrokenRuleError, ColumnRule, _readers
 from headrace.driver.decode import make_decoder
 from headrace.errors import HeadraceError
 from tests.driver.decode_data import GOOD, KAFKA_TIME, ORDERS, POS, WIDE, batch, oracle, reasons, rows
@@ -176,7 +176,7 @@ def whole_and_exact(kind: str, value: Any) -> tuple[Any, Any]:
         fast = None
     try:
         slow = pa.array([exact(value)], column.arrow).to_pylist()[0]
-    except RefusedError:
+    except BrokenRuleError:
         slow = None
     return fast, slow
 

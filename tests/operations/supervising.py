@@ -11,7 +11,7 @@ from headrace.contract import names
 from headrace.contract.model import Pipeline
 from headrace.operations.drivers.desired_state import DesiredState
 from headrace.operations.drivers.interface import DEFAULT_START, Driver, LauncherSilentError, StartSpec
-from headrace.operations.supervisor.verdict import Observation, Position
+from headrace.operations.supervisor.verdict import CheckpointPosition, Observation
 from headrace.store.driver_files import CheckResult, ExitRecord, Heartbeat
 from headrace.store.records import from_json
 
@@ -40,9 +40,11 @@ def record(fields: dict[str, Any]) -> ExitRecord:
     return from_json(ExitRecord, fields)
 
 
-def positions(pipeline: Pipeline, lag: int | None = 0, batch: int = 7, error: str = "") -> dict[str, Position]:
+def positions(
+    pipeline: Pipeline, lag: int | None = 0, batch: int = 7, error: str = ""
+) -> dict[str, CheckpointPosition]:
     """Every query at one place."""
-    return {query: Position(1, batch, lag, error) for query in names.query_names(pipeline)}
+    return {query: CheckpointPosition(1, batch, lag, error) for query in names.query_names(pipeline)}
 
 
 def seen(pipeline: Pipeline, **fields: Any) -> Observation:

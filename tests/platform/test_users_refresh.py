@@ -24,8 +24,8 @@ from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 from headrace.operations.clients import cassandra_session
 from headrace.operations.dimensions import duty
-from headrace.operations.dimensions.diff import Difference
-from headrace.operations.dimensions.snapshot import Snapshot
+from headrace.operations.dimensions.diff import DirectoryDifference
+from headrace.operations.dimensions.snapshot import DirectorySnapshot
 from headrace.operations.plans import Approval
 from headrace.store.records import to_json
 from tests.support.drivers import Stage, make_stage
@@ -69,13 +69,13 @@ def _refresh(stage: Stage, *, approve: bool = False) -> dict[str, Any]:
     return json.loads(json.dumps(to_json(refreshed)))
 
 
-def _picked(stage: Stage, dimension: str) -> Snapshot:
+def _picked(stage: Stage, dimension: str) -> DirectorySnapshot:
     snapshot = duty.pick(stage.deployment, stage.name, dimension)
-    assert isinstance(snapshot, Snapshot), snapshot
+    assert isinstance(snapshot, DirectorySnapshot), snapshot
     return snapshot
 
 
-def _approved(stage: Stage, dimension: str, difference: Difference) -> Approval:
+def _approved(stage: Stage, dimension: str, difference: DirectoryDifference) -> Approval:
     return Approval(difference.plan(f"{stage.name}.{dimension}").id, by="test")
 
 

@@ -6,13 +6,13 @@ import random
 from collections.abc import Mapping
 
 from headrace.store.gaps import Absent, Claim, Loss, claims, losses, outside, union
-from headrace.store.ledger import Record
+from headrace.store.ledger import BatchRecord
 
 
-def batch(number: int, rows_out: int, generation: int = 1, **ranges: tuple[int, int]) -> Record:
+def batch(number: int, rows_out: int, generation: int = 1, **ranges: tuple[int, int]) -> BatchRecord:
     """A batch of an archive query; `p0=(3, 9)` is what it took of partition 0."""
     offsets = {"pos": {name[1:]: list(span) for name, span in ranges.items()}}
-    return Record(
+    return BatchRecord(
         query="q", generation=generation, batch=number, offsets=offsets, watermark_ms=0, late_watermark_ms=0,
         rows_in=rows_out, rows_out=rows_out, began_ms=0, written_ms=0,
     )  # fmt: skip
@@ -25,7 +25,7 @@ def absent(present: Mapping[int, set[int]], until: int) -> dict[int, Absent]:
     }
 
 
-def lost(present: Mapping[int, set[int]], ledgers: list[list[Record]], reached: int) -> list[Loss]:
+def lost(present: Mapping[int, set[int]], ledgers: list[list[BatchRecord]], reached: int) -> list[Loss]:
     said = claims(ledgers, "pos", dict.fromkeys(present, reached))
     seen = {p: (min(there), max(there) + 1) for p, there in present.items() if there}
     return losses(absent(present, reached), seen, said)

@@ -11,7 +11,7 @@ from headrace.store import ledger
 from headrace.store.checkpoint_log import BatchRange
 
 
-def record(batch: int, rows_out: int = 3) -> ledger.Record:
+def record(batch: int, rows_out: int = 3) -> ledger.BatchRecord:
     taken = BatchRange(
         batch=batch,
         start={"pos": {1: 4}},

@@ -128,7 +128,7 @@ def same(actual: Any, wanted: Any, what: str) -> None:
     )
 
 
-def require_ledgers(stage: Stage) -> dict[str, list[ledger.Record]]:
+def require_ledgers(stage: Stage) -> dict[str, list[ledger.BatchRecord]]:
     """Assert for every query that its ledger is complete and that its Kafka group is at the end of the ledger."""
     ledgers = {}
     for query in names.query_names(stage.pipeline):

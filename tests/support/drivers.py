@@ -36,7 +36,7 @@ from headrace.operations.drivers import interface as drivers
 from headrace.operations.drivers.local import LocalLauncher
 from headrace.operations.produce.record import Record
 from headrace.operations.produce.send import send
-from headrace.operations.produce.summary import Summary
+from headrace.operations.produce.summary import SendSummary
 from headrace.operations.provision.run import provision
 from headrace.store import driver_files, generation, ledger, small_files, spark_conf
 from headrace.store.checkpoint_log import newest_batch
@@ -162,7 +162,7 @@ class Stage:
         assert heartbeat is not None
         return to_json(heartbeat)
 
-    def send(self, records: Iterable[tuple[str, bytes | None, bytes | None]]) -> Summary:
+    def send(self, records: Iterable[tuple[str, bytes | None, bytes | None]]) -> SendSummary:
         """Send (topic, key, value) as the admin and wait until Kafka has all of them."""
         made = [Record(topic, key, value, 0.0) for topic, key, value in records]
         return send(made, read_kafka(self.admin), {record.topic for record in made}, paced=False)
@@ -186,7 +186,7 @@ class Stage:
         assert newest is not None, f"{query} never ran: {self.log[-3000:]}"
         return newest
 
-    def ledger(self, query: str) -> list[ledger.Record]:
+    def ledger(self, query: str) -> list[ledger.BatchRecord]:
         """Return the ledger of the query's newest generation."""
         return ledger.read(self.generation(query).paths(self.root).ledger)
 
@@ -233,9 +233,9 @@ class Stage:
         )
 
 
-def ledger_record(folder: str, batch: int) -> ledger.Record | None:
+def ledger_record(folder: str, batch: int) -> ledger.BatchRecord | None:
     """Return one record of a ledger, if it exists."""
-    record: ledger.Record | None = small_files.read_json(f"{folder}/{ledger.record_name(batch)}")
+    record: ledger.BatchRecord | None = small_files.read_json(f"{folder}/{ledger.record_name(batch)}")
     return record
 
 

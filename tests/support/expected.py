@@ -80,7 +80,7 @@ class Oracle:
         return {product: (total, sales) for product, total, sales in rows}
 
     def windows(
-        self, topic: str, ranges: Sequence[ledger.Record], size: int, slide: int, *, late: bool = False
+        self, topic: str, ranges: Sequence[ledger.BatchRecord], size: int, slide: int, *, late: bool = False
     ) -> dict[tuple[int, int, str], tuple[Decimal, int]]:
         """Return (start, end, product) -> (total_amount, sales) of the rows that count, or of the late ones.
 
@@ -111,7 +111,7 @@ class Oracle:
         )
         return {(start, end, product): (total, sales) for start, end, product, total, sales in rows}
 
-    def place(self, topic: str, ranges: Sequence[ledger.Record]) -> None:
+    def place(self, topic: str, ranges: Sequence[ledger.BatchRecord]) -> None:
         """Create the table `<topic>_placed`: each accepted record with the batch that read it and its late watermark."""
         taken = [
             (record["batch"], record["late_watermark_ms"], int(partition), start, end)
@@ -144,7 +144,7 @@ class Oracle:
         self.connection.unregister("added")
 
 
-def require_whole_ledger(records: Sequence[ledger.Record], ends: Mapping[str, Mapping[str, int]]) -> None:
+def require_whole_ledger(records: Sequence[ledger.BatchRecord], ends: Mapping[str, Mapping[str, int]]) -> None:
     """Assert that a ledger has no gap: batches are consecutive, each begins where the previous ended, the last at the end."""
     assert [record["batch"] for record in records] == list(range(len(records)))
     position: dict[tuple[str, str], int] = {}

@@ -71,7 +71,7 @@ class Checks:
                 self._aggregate(name, query, mine, ledgers.get(name, []))
         self.differences += [f"letters of {topic} from {list(more)}" for topic, more in letters.items() if more]
 
-    def watermark(self, name: str, batches: Sequence[ledger.Record]) -> int:
+    def watermark(self, name: str, batches: Sequence[ledger.BatchRecord]) -> int:
         """Return the watermark that a query comes to after these batches."""
         query = self.runner.stage.pipeline.queries[name]
         return watermarks_of(query, self.judged, batches, self.runner.restarts[name])[-1]
@@ -84,7 +84,9 @@ class Checks:
         for sink in query.sinks:
             self._try(self._rows, name, query, sink, rows)
 
-    def _aggregate(self, name: str, query: Query, letters: Sequence[Message], batches: Sequence[ledger.Record]) -> None:
+    def _aggregate(
+        self, name: str, query: Query, letters: Sequence[Message], batches: Sequence[ledger.BatchRecord]
+    ) -> None:
         if query.watermark:
             self._try(require_watermarks, query, self.judged, batches, self.runner.restarts[name])
         join = self.runner.generated.joins.get(name)
@@ -106,7 +108,7 @@ class Checks:
         declared = self.runner.stage.pipeline.queries.get(query)
         return list(declared.sources) if declared else [names.archived_topic(self.runner.stage.pipeline, query)]
 
-    def _ledger(self, query: str, batches: Sequence[ledger.Record]) -> None:
+    def _ledger(self, query: str, batches: Sequence[ledger.BatchRecord]) -> None:
         """Consecutive batches, without gaps between their offsets; as many records as Kafka has."""
         position: dict[tuple[str, str], int] = {}
         assert [batch["batch"] for batch in batches] == list(range(len(batches))), f"batches of {query}: {batches}"

@@ -221,7 +221,7 @@ class Groups:
     table: dict[tuple[Any, ...], Row] = field(default_factory=dict)
 
 
-def groups_of(query: Query, sums: Mapping[str, Sum], judged: Judged, batches: Sequence[ledger.Record]) -> Groups:
+def groups_of(query: Query, sums: Mapping[str, Sum], judged: Judged, batches: Sequence[ledger.BatchRecord]) -> Groups:
     """Return what an aggregate gives over the batches of its ledger."""
     assert query.aggregate
     (topic,) = query.sources
@@ -255,7 +255,7 @@ def groups_of(query: Query, sums: Mapping[str, Sum], judged: Judged, batches: Se
     return result
 
 
-def rows_of_batch(judged: Judged, batch: ledger.Record, topic: str) -> Iterable[Row]:
+def rows_of_batch(judged: Judged, batch: ledger.BatchRecord, topic: str) -> Iterable[Row]:
     """Yield the accepted rows of a topic that a batch read."""
     for partition, (start, end) in batch["offsets"].get(topic, {}).items():
         for offset in range(start, end):
@@ -286,7 +286,7 @@ def group_row(query: Query, sums: Mapping[str, Sum], group: tuple[Any, ...], row
 
 
 def watermarks_of(
-    query: Query, judged: Mapping[str, Judged], batches: Sequence[ledger.Record], restarts: Collection[int]
+    query: Query, judged: Mapping[str, Judged], batches: Sequence[ledger.BatchRecord], restarts: Collection[int]
 ) -> list[int]:
     """Return the watermark of each batch in milliseconds, and as the last that of the next batch.
 
@@ -311,7 +311,7 @@ def watermarks_of(
 
 
 def require_watermarks(
-    query: Query, judged: Mapping[str, Judged], batches: Sequence[ledger.Record], restarts: Collection[int]
+    query: Query, judged: Mapping[str, Judged], batches: Sequence[ledger.BatchRecord], restarts: Collection[int]
 ) -> None:
     """Assert that each batch has its watermark, and that of the batch before for late rows."""
     late = 0

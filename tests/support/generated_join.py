@@ -54,14 +54,14 @@ class Joined:
         for column in self.using:
             other.pools[id(other.source.columns[column])] = one.pools[id(one.source.columns[column])]
 
-    def result(self, query: Query, judged: Mapping[str, Judged], batches: Sequence[ledger.Record]) -> Groups:
+    def result(self, query: Query, judged: Mapping[str, Judged], batches: Sequence[ledger.BatchRecord]) -> Groups:
         """Return the rows over the batches of the query's ledger, by Python."""
         result = Groups()
         held: tuple[list[Row], list[Row]] = ([], [])
         alone: list[Row] = []
         least, most = (timedelta(seconds=seconds) for seconds in self.seconds)
 
-        def emit(batch: ledger.Record, left: Row, right: Row | None) -> None:
+        def emit(batch: ledger.BatchRecord, left: Row, right: Row | None) -> None:
             row = {
                 new: (left, right)[side] and (left, right)[side][column] for new, (side, column) in self.columns.items()
             }

@@ -31,7 +31,7 @@ from tests.support.drivers import DEADLINE_SECONDS, Stage, sources_of
 from tests.support.generated_contract import Generated
 from tests.support.generated_records import ends
 
-Watermark = Callable[[str, Sequence[ledger.Record]], int]
+Watermark = Callable[[str, Sequence[ledger.BatchRecord]], int]
 """The watermark that a query comes to after these batches."""
 INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 """Spark evaluates plans without compiling them, with the same results: a new plan over a few records costs half."""
@@ -60,7 +60,9 @@ class Runner:
         kafka = read_kafka(self.stage.settings.home / "bindings" / pipeline.name)
         self._gate, self._groups = writer.Gate(), consumer_groups.GroupCommitter(self.spark, kafka)
         transforms = queries.transforms_of(pipeline, self.generated.module)
-        driver = queries.Driver(self.spark, pipeline, transforms, self.stage.root, kafka, self._groups, self._gate)
+        driver = queries.DriverContext(
+            self.spark, pipeline, transforms, self.stage.root, kafka, self._groups, self._gate
+        )
         self.running = queries.start_all(driver)
 
     def stop(self) -> None:

@@ -194,7 +194,7 @@ def plain(frame: DataFrame) -> list[tuple[Any, ...]]:
     return [tuple(row) for row in frame.select(*columns).collect()]
 
 
-def ledger_of(given: Input, replayed: Replayed, query: str) -> list[ledger.Record]:
+def ledger_of(given: Input, replayed: Replayed, query: str) -> list[ledger.BatchRecord]:
     """Return the ledger that the driver's writer would have written for these batches."""
     records, ends = [], {t: dict.fromkeys(range(s.partitions), 0) for t, s in given.pipeline.sources.items()}
     for batch in replayed.batches:

@@ -24,7 +24,7 @@ from pyspark.sql.types import NumericType
 
 from headrace.contract.model import Window
 from headrace.contract.platform_columns import SOURCE
-from headrace.store.ledger import Record
+from headrace.store.ledger import BatchRecord
 
 _MICROSECOND = timedelta(microseconds=1)
 BATCH, LATE_MARK, ROWS = "_headrace_batch", "_headrace_late_watermark_ms", "_headrace_rows"
@@ -34,7 +34,7 @@ _TAKEN = f"{BATCH} bigint, {LATE_MARK} bigint"
 _Ranges = dict[tuple[str, int], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
 
 
-def batch_of(records: DataFrame, ledger: Sequence[Record]) -> DataFrame:
+def batch_of(records: DataFrame, ledger: Sequence[BatchRecord]) -> DataFrame:
     """Return accepted archive records (any frame with SOURCE) with BATCH and LATE_MARK (milliseconds).
 
     Both are null if no batch of this ledger (one generation of one query) has read the record yet.
@@ -175,7 +175,7 @@ def unlike(sides: DataFrame, one: str, other: str, values: Sequence[str], tolera
     return sides.where(reduce(lambda a, b: a | b, differs))
 
 
-def _ranges(ledger: Sequence[Record]) -> _Ranges:
+def _ranges(ledger: Sequence[BatchRecord]) -> _Ranges:
     """Return for each topic partition the sorted starts, ends, batches and late watermarks of its non-empty ranges."""
     ranges: dict[tuple[str, int], list[tuple[int, int, int, int]]] = {}
     for record in ledger:

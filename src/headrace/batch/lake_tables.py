@@ -12,7 +12,7 @@ from headrace.errors import HeadraceError
 
 
 @dataclass(frozen=True)
-class Change:
+class SchemaChange:
     """The alteration: columns added, dropped, or changed in type."""
 
     added: tuple[str, ...] = ()
@@ -20,7 +20,7 @@ class Change:
     widened: tuple[str, ...] = ()
 
 
-def ensure(spark: SparkSession, table: str, columns: str, by: str, remedy: str = "") -> Change:
+def ensure(spark: SparkSession, table: str, columns: str, by: str, remedy: str = "") -> SchemaChange:
     """Create a table of `columns` (DDL), partitioned by the column `by`, or alter the existing one. Rows are kept.
 
     Raises HeadraceError, ending with `remedy`, if Iceberg cannot widen a column's type to the new one.
@@ -42,4 +42,4 @@ def ensure(spark: SparkSession, table: str, columns: str, by: str, remedy: str =
         spark.sql(f"ALTER TABLE {table} ADD COLUMNS ({', '.join(f'`{n}` {kind}' for n, kind in added.items())})")
     for name in dropped:
         spark.sql(f"ALTER TABLE {table} DROP COLUMN `{name}`")
-    return Change(tuple(added), dropped, tuple(widened))
+    return SchemaChange(tuple(added), dropped, tuple(widened))

@@ -49,7 +49,7 @@ class Drill:
     spark: SparkSession
     chosen: Snapshot
     scratch: str
-    live: ledger.Record | None
+    live: ledger.BatchRecord | None
     outcome: DrillOutcome = field(default_factory=DrillOutcome)
 
 
@@ -68,7 +68,9 @@ def run(job: Job, spec: DrillSpec) -> DrillReport:
         groups = GroupCommitter(job.spark, kafka)
         try:
             drill = _prepare(job, chosen, scratch, groups)
-            driver = queries.Driver(job.spark, job.pipeline, job.transforms, job.root, kafka, groups, writer.Gate())
+            driver = queries.DriverContext(
+                job.spark, job.pipeline, job.transforms, job.root, kafka, groups, writer.Gate()
+            )
             progress = _run_batch(drill, driver)
         finally:
             groups.close()
@@ -119,7 +121,7 @@ def _present_ends(folder: str, batch: int, groups: GroupCommitter) -> Offsets:
     }
 
 
-def _run_batch(drill: Drill, driver: queries.Driver) -> Mapping[str, Any]:
+def _run_batch(drill: Drill, driver: queries.DriverContext) -> Mapping[str, Any]:
     """Run the planned batch and return Spark's progress report."""
     name = drill.chosen.query
     declared = driver.pipeline.queries.get(name)

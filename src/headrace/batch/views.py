@@ -235,7 +235,7 @@ def await_archives(job: Job, topics: Sequence[str], ends: Mapping[str, Mapping[s
         time.sleep(2)
 
 
-def create(spark: SparkSession, pipeline: str, name: str, query: Query) -> lake_tables.Change:
+def create(spark: SparkSession, pipeline: str, name: str, query: Query) -> lake_tables.SchemaChange:
     """Create the table of a view if it is absent, partitioned by day, or update its columns to the query's."""
     table = names.batch_view_table(pipeline, name)
     again = f"headrace batch views {pipeline} --first FIRST_DAY --last LAST_DAY"

@@ -53,7 +53,7 @@ from headrace.local import doctor as checks
 from headrace.local.settings import Settings
 from headrace.operations import clients, tables
 from headrace.operations.deployment import Deployment
-from headrace.operations.produce.summary import Summary, UndeliveredError
+from headrace.operations.produce.summary import SendSummary, UndeliveredError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The Headrace data platform on this machine.")
 app.add_typer(pipeline, name="pipeline")
@@ -250,7 +250,7 @@ def produce(
         raise typer.Exit(1)
 
 
-def _show_summary(summary: Summary, as_json: bool) -> None:
+def _show_summary(summary: SendSummary, as_json: bool) -> None:
     if as_json:
         print_json(summary.result())
         return

@@ -326,7 +326,7 @@ class Query(Strict):
         )
 
 
-class Driver(Strict):
+class DriverResources(Strict):
     """Resources of the pipeline's Spark application."""
 
     cores: int = Field(2, ge=1, le=64, description="Cores shared by all queries of the pipeline.")
@@ -358,7 +358,7 @@ class Pipeline(Strict):
     queries: dict[Name, Query] = Field(
         min_length=1, description="Streaming queries, by name; the transform in spark_jobs/ has the same name."
     )
-    driver: Driver = Field(Driver(), description="Resources of the Spark application.")
+    driver: DriverResources = Field(DriverResources(), description="Resources of the Spark application.")
     slo: Slo = Field(Slo(), description="Service level objectives.")
     quality: Quality = Field(Quality(), description="Consequences of a failed expectation.")
     _handed_on: dict[str, KafkaSink] = PrivateAttr(default_factory=dict)

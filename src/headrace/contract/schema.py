@@ -37,7 +37,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("queries.NAME.sinks, kind: cassandra", model.CassandraSink),
     ("queries.NAME.sinks, kind: kafka", model.KafkaSink),
     ("queries.NAME.sinks, kind: files", model.FilesSink),
-    ("driver", model.Driver),
+    ("driver", model.DriverResources),
     ("slo", model.Slo),
     ("quality", model_quality.Quality),
 )

@@ -45,7 +45,7 @@ _NUMBER_TEXT: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.AS
 _ARROW_REFUSES: Final = (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError)
 
 
-class RefusedError(Exception):
+class BrokenRuleError(Exception):
     """A value breaks a rule: (reason code, detail)."""
 
 
@@ -115,7 +115,7 @@ def column_array(column: ColumnRule, values: list[Any], reasons: dict[int, str],
     for row, value in enumerate(values, first):
         try:
             kept.append(None if value is None else exact(value))
-        except RefusedError as refused:
+        except BrokenRuleError as refused:
             code, detail = refused.args
             reasons.setdefault(row, reason(code, f"{column.label}: {detail}"))
             kept.append(None)
@@ -141,7 +141,7 @@ def _readers(column: ColumnRule) -> tuple[Callable[[list[Any]], pa.Array], Calla
 def _exact_integer(value: int, kind: str) -> int:
     bits = {"int": 31, "long": 63}[kind]
     if not -(1 << bits) <= value < 1 << bits:
-        raise RefusedError("overflow", f"does not fit {kind}")
+        raise BrokenRuleError("overflow", f"does not fit {kind}")
     return value
 
 
@@ -180,10 +180,10 @@ def _exact_decimal(raw: msgspec.Raw, precision: int, scale: int) -> Decimal | No
     if text.startswith('"'):
         text = msgspec.json.decode(raw)
         if not _NUMBER_TEXT.fullmatch(text):
-            raise RefusedError("bad_number", f"{_shown(text)} is not a number")
+            raise BrokenRuleError("bad_number", f"{_shown(text)} is not a number")
     elif text[0] not in "-0123456789":
         got = {"t": "bool", "f": "bool", "[": "array"}.get(text[0], "object")
-        raise RefusedError("wrong_type", f"expected decimal({precision},{scale}), got {got}")
+        raise BrokenRuleError("wrong_type", f"expected decimal({precision},{scale}), got {got}")
     mantissa, _, exponent = text.lower().partition("e")
     digits = mantissa.lstrip("+-")
     integer, _, fraction = digits.partition(".")
@@ -194,9 +194,9 @@ def _exact_decimal(raw: msgspec.Raw, precision: int, scale: int) -> Decimal | No
     # The value is `kept` * 10**power.
     power = _exponent(exponent) - len(fraction) + len(significant) - len(kept)
     if len(kept) + power > precision - scale:
-        raise RefusedError("overflow", f"{_shown(text)} does not fit decimal({precision},{scale})")
+        raise BrokenRuleError("overflow", f"{_shown(text)} does not fit decimal({precision},{scale})")
     if -power > scale:
-        raise RefusedError("inexact", f"{_shown(text)} has more than {scale} decimals")
+        raise BrokenRuleError("inexact", f"{_shown(text)} has more than {scale} decimals")
     return Decimal((1 if mantissa.startswith("-") else 0, tuple(map(int, kept)), power))
 
 
@@ -230,16 +230,16 @@ def _bulk_timestamps(values: list[str | None]) -> pa.Array:
 
 def _exact_timestamp(text: str) -> datetime:
     if not _TIMESTAMP_TEXT.fullmatch(text):
-        raise RefusedError(
+        raise BrokenRuleError(
             "bad_time", f"{_shown(text)} is not yyyy-MM-dd HH:mm:ss[.ffffff] with Z, an offset or none (UTC)"
         )
     try:
         time = datetime.fromisoformat(text)
         time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise RefusedError("bad_time", f"{_shown(text)}: {error}") from None
+        raise BrokenRuleError("bad_time", f"{_shown(text)}: {error}") from None
     if time < _MIN_TIME:
-        raise RefusedError("bad_time", f"{_shown(text)} is before 1970")
+        raise BrokenRuleError("bad_time", f"{_shown(text)} is before 1970")
     return time
 
 
@@ -253,11 +253,11 @@ def _bulk_dates(values: list[str | None]) -> pa.Array:
 
 def _exact_date(text: str) -> date:
     if not _DATE_TEXT.fullmatch(text):
-        raise RefusedError("bad_time", f"{_shown(text)} is not yyyy-MM-dd")
+        raise BrokenRuleError("bad_time", f"{_shown(text)} is not yyyy-MM-dd")
     try:
         return date.fromisoformat(text)
     except ValueError as error:
-        raise RefusedError("bad_time", f"{_shown(text)}: {error}") from None
+        raise BrokenRuleError("bad_time", f"{_shown(text)}: {error}") from None
 
 
 def _shown(text: str) -> str:

@@ -58,7 +58,7 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Driver:
+class DriverContext:
     """Objects shared by all queries of one driver."""
 
     spark: SparkSession
@@ -110,7 +110,7 @@ def _by_topic(pipeline: Pipeline, transform: Transform) -> Transform:
     return renamed
 
 
-def start_all(driver: Driver, new_generations: frozenset[str] = frozenset(), request: str = "") -> list[Running]:
+def start_all(driver: DriverContext, new_generations: frozenset[str] = frozenset(), request: str = "") -> list[Running]:
     """Check every query of the pipeline, then start them all. If one check refuses, none is started.
 
     `new_generations` names queries that begin a new generation; `request` identifies the start that asks for it.
@@ -141,7 +141,7 @@ def _topics_of(pipeline: Pipeline, name: str, ids: topic_identity.TopicIds) -> t
     return {topic: ids[topic] for topic in topics if topic in ids}
 
 
-def unsafe_changes(driver: Driver) -> dict[str, list[str]]:
+def unsafe_changes(driver: DriverContext) -> dict[str, list[str]]:
     """Return for each query what its checkpoint cannot take of the current plan; nothing is started or written."""
     changes_by_query = {}
     for plan in _plans(driver, {}):
@@ -161,7 +161,7 @@ class _Plan:
     marks: dict[str, Any]
 
 
-def _plans(driver: Driver, ids: topic_identity.TopicIds, new: frozenset[str] = frozenset()) -> list[_Plan]:
+def _plans(driver: DriverContext, ids: topic_identity.TopicIds, new: frozenset[str] = frozenset()) -> list[_Plan]:
     """Return the plan of every query. Raises HeadraceError(REFUSED) if a plan is not allowed.
 
     `new` are the queries that begin a new generation, `ids` the ids of their topics.
@@ -202,7 +202,7 @@ def _without_unused(plan: _Plan, query: Query, now: generation.Generation) -> _P
     return replace(plan, marks=fingerprint.without(plan.marks, unused))
 
 
-def archive_frame(driver: Driver, topic: str, starting_ms: int | None = None) -> DataFrame:
+def archive_frame(driver: DriverContext, topic: str, starting_ms: int | None = None) -> DataFrame:
     """Return the frame of a topic's archive query: every record unchanged, with the reason if it is refused."""
     kafka = kafka_options(driver.kafka)
     waits = spark_conf.archive_options(driver.pipeline, str(driver.spark.conf.get(spark_conf.ARCHIVE_DELAY)))
@@ -210,7 +210,7 @@ def archive_frame(driver: Driver, topic: str, starting_ms: int | None = None) ->
     return source.judged(raw, driver.pipeline.sources[topic])
 
 
-def _starting_ms(driver: Driver, name: str, new: frozenset[str]) -> int | None:
+def _starting_ms(driver: DriverContext, name: str, new: frozenset[str]) -> int | None:
     """Return the broker time at which an operator's reset begins the query; None: the beginning of the topic."""
     now = generation.current(driver.root, driver.pipeline.name, name)
     return now.starting_ms if now and name not in new else None
@@ -222,7 +222,7 @@ def plan_marks(frame: DataFrame) -> dict[str, list[str] | dict[str, str]]:
 
 
 def build(
-    driver: Driver,
+    driver: DriverContext,
     name: str,
     query: Query,
     *,
@@ -255,7 +255,7 @@ def dimension_frames(spark: SparkSession, pipeline: Pipeline, query: Query) -> d
     return {name: spark.table(f"{names.CASSANDRA_CATALOG}.{t.keyspace}.{t.table}") for name, t in tables.items()}
 
 
-def _generation(driver: Driver, plan: _Plan, request: str | None) -> generation.Generation:
+def _generation(driver: DriverContext, plan: _Plan, request: str | None) -> generation.Generation:
     pipeline = driver.pipeline.name
     if request is None:
         chosen = generation.resume_or_begin(driver.root, pipeline, plan.name, plan.marks)
@@ -268,7 +268,7 @@ def _generation(driver: Driver, plan: _Plan, request: str | None) -> generation.
     return chosen
 
 
-def _require_archive_of(driver: Driver, topic: str, ids: topic_identity.TopicIds, *, new: bool) -> None:
+def _require_archive_of(driver: DriverContext, topic: str, ids: topic_identity.TopicIds, *, new: bool) -> None:
     """Raise HeadraceError(REFUSED) if the archive belongs to a deleted topic of the same name.
 
     The archive takes offsets below its note for replays, so the new topic's first records would be left out. If the archive
@@ -288,7 +288,7 @@ def _require_archive_of(driver: Driver, topic: str, ids: topic_identity.TopicIds
     topic_identity.refuse(known, ids, pipeline)
 
 
-def _require_committed(driver: Driver, begun: Sequence[generation.Generation]) -> None:
+def _require_committed(driver: DriverContext, begun: Sequence[generation.Generation]) -> None:
     """Raise HeadraceError(TRANSIENT) if a checkpoint's position is beyond the beginning of an open transaction.
 
     A release that read uncommitted records left it there. Spark would take the end before its position for lost data, and
@@ -326,7 +326,7 @@ def stagger(trigger: timedelta, place: int) -> timedelta:
     return trigger * (1 + 0.02 * (place % 11))
 
 
-def _link(driver: Driver, name: str, query: Query, counters: writer.Counters) -> cassandra_guard.Link | None:
+def _link(driver: DriverContext, name: str, query: Query, counters: writer.Counters) -> cassandra_guard.Link | None:
     """Return the query's view of Cassandra if its batches need it; its counters show when it waits."""
     if query.dimensions or any(isinstance(sink, CassandraSink) for sink in query.sinks):
         full_name, connector = names.query_name(driver.pipeline.name, name), cassandra_guard.connector_of(driver.spark)
@@ -346,7 +346,7 @@ def use_state_store(spark: SparkSession, query: Query | None) -> None:
         spark.conf.set(key, value)
 
 
-def _start(driver: Driver, place: int, name: str, frame: DataFrame, chosen: generation.Generation) -> Running:
+def _start(driver: DriverContext, place: int, name: str, frame: DataFrame, chosen: generation.Generation) -> Running:
     pipeline, kafka = driver.pipeline, kafka_options(driver.kafka)
     paths, counters = chosen.paths(driver.root), writer.Counters()
     topics, stateless = topic_identity.read(paths), not spark_plan.keeps_state(frame)

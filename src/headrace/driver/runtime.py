@@ -81,7 +81,7 @@ def run(pipeline: Pipeline, module: ModuleType, options: Options) -> Exit:
     jvm_lock = lock.hold_in_jvm(spark, options.lock_file, pipeline.name) if options.lock_file else None
     gate = writer.Gate()
     groups = GroupCommitter(spark, kafka)
-    driver = queries.Driver(spark, pipeline, transforms, options.root, kafka, groups, gate)
+    driver = queries.DriverContext(spark, pipeline, transforms, options.root, kafka, groups, gate)
     running: list[queries.Running] = []
     metrics = progress.Metrics(options.metrics_host, options.metrics_port)
     watcher = work.Watcher(work.SparkStore(spark.sparkContext, session.jvm_pid(spark)))
@@ -124,7 +124,7 @@ def check(pipeline: Pipeline, module: ModuleType, options: Options) -> dict[str,
     spark = session.start(f"{pipeline.name} check", conf, read_cassandra(options.bindings))
     groups = GroupCommitter(spark, kafka)
     try:
-        driver = queries.Driver(spark, pipeline, transforms, options.root, kafka, groups, writer.Gate())
+        driver = queries.DriverContext(spark, pipeline, transforms, options.root, kafka, groups, writer.Gate())
         return queries.unsafe_changes(driver)
     finally:
         groups.close()

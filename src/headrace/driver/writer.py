@@ -63,7 +63,7 @@ class Counters:
     reading_batches: int = 0  # those that took offsets: Spark also runs batches without, to move the watermark
     rows_in: int = 0
     rows_out: int = 0
-    newest: ledger.Record | None = None
+    newest: ledger.BatchRecord | None = None
     running_batch: int | None = None
     waits: str = ""  # what the running batch waits for, as text
     maintaining: bool = False  # the running batch is written, and its table is being maintained

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from headrace.contract.wording import printable
 from headrace.operations.produce.rows import OddRows
-from headrace.operations.produce.summary import Summary
+from headrace.operations.produce.summary import SendSummary
 from headrace.operations.streams import QueryRow
 
 _new = partial(Table, box=box.SIMPLE, title_justify="left", header_style="bold", pad_edge=False)
@@ -120,7 +120,7 @@ def first_rows(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
     return table
 
 
-def produced(summary: Summary) -> Table:
+def produced(summary: SendSummary) -> Table:
     """Return one line per topic: what was sent, what Kafka acknowledged, and at which offsets."""
     title = f"{summary.acknowledged:,} records acknowledged in {summary.elapsed:.1f} s"
     if summary.paced:

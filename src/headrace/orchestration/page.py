@@ -40,7 +40,7 @@ _templates = Environment(
 
 
 @dataclass(frozen=True)
-class Query(streams.QueryRow):
+class PageQuery(streams.QueryRow):
     """A query with its short name."""
 
     COMPUTED = (*streams.QueryRow.COMPUTED, "slower_than_trigger")
@@ -104,7 +104,7 @@ class Card:
     driver: ShownDriver | None = None
     spark_ui: str | None = None
     outcome: End | None = None
-    queries: tuple[Query, ...] = ()
+    queries: tuple[PageQuery, ...] = ()
 
 
 def overview(deployment: Deployment) -> list[Card]:
@@ -227,8 +227,8 @@ def _with_verdict(card: Card, newest: Supervision | None) -> Card:
     )
 
 
-def _queries(rows: Iterable[streams.QueryRow]) -> tuple[Query, ...]:
-    return tuple(Query(**vars(row) | {"query": row.query.partition(".")[2]}) for row in rows)
+def _queries(rows: Iterable[streams.QueryRow]) -> tuple[PageQuery, ...]:
+    return tuple(PageQuery(**vars(row) | {"query": row.query.partition(".")[2]}) for row in rows)
 
 
 def _described(project: Path) -> Folder:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from headrace.store.ledger import Record, offsets_taken
+from headrace.store.ledger import BatchRecord, offsets_taken
 
 Span = tuple[int, int]
 """[first offset, offset past the last) of one partition."""
@@ -73,7 +73,7 @@ class Absent:
         return self._sums[place - 1] + min(past, offset) - first
 
 
-def claims(ledgers: Iterable[Sequence[Record]], topic: str, reached: Mapping[int, int]) -> list[Claim]:
+def claims(ledgers: Iterable[Sequence[BatchRecord]], topic: str, reached: Mapping[int, int]) -> list[Claim]:
     """Return what the batches of an archive query read of a topic; `ledgers` holds one per generation, newest first.
 
     If a later generation read offsets again, its record counts. Batches that end beyond `reached` are left out: they were

@@ -57,7 +57,7 @@ NEWEST_FILES = 200
 
 
 @dataclass(frozen=True)
-class Finding:
+class Defect:
     """One fault: `critical` means that a driver must not continue from here."""
 
     COMPUTED: ClassVar = ("runbook",)
@@ -72,12 +72,12 @@ class Finding:
         return RUNBOOKS[self.fault]
 
 
-def critical(findings: Iterable[Finding]) -> list[Finding]:
+def critical(findings: Iterable[Defect]) -> list[Defect]:
     """Return the findings after which a driver must not continue."""
     return [finding for finding in findings if finding.severity == "critical"]
 
 
-def structure(paths: GenerationPaths, *, stateful: bool) -> list[Finding]:
+def structure(paths: GenerationPaths, *, stateful: bool) -> list[Defect]:
     """Return the faults of one generation; empty if it is sound or has not run yet.
 
     `stateful`: the query keeps state, which must then exist for every committed batch.
@@ -102,7 +102,7 @@ def structure(paths: GenerationPaths, *, stateful: bool) -> list[Finding]:
     ]
 
 
-def files_gone(root: str, chosen: Generation, newest: int | None = None) -> list[Finding]:
+def files_gone(root: str, chosen: Generation, newest: int | None = None) -> list[Defect]:
     """Check that each batch that wrote rows has its directory, here or in the generations it was restored from.
 
     For a query with a file sink. Reads the ledger once, one record at a time: all of it, or its `newest` batches.
@@ -121,7 +121,7 @@ def files_gone(root: str, chosen: Generation, newest: int | None = None) -> list
     if not missing:
         return []
     what = f"lacks {len(missing)} batch(es) that wrote rows; the first is {missing[0]}"
-    return [Finding("FILES_GONE", "critical", generation.files, what)]
+    return [Defect("FILES_GONE", "critical", generation.files, what)]
 
 
 def _within(ranges: list[tuple[int, int]], batch: int) -> bool:
@@ -152,28 +152,26 @@ def require_sound(root: str, chosen: Generation, *, stateful: bool, files: bool)
         )
 
 
-def _metadata(folder: str, files: Mapping[str, int]) -> list[Finding]:
+def _metadata(folder: str, files: Mapping[str, int]) -> list[Defect]:
     where = f"{folder}/metadata"
     if "metadata" not in files:
-        return [
-            Finding("METADATA_GONE", "critical", where, "is missing: Spark 3.5 would continue under a new query id")
-        ]
+        return [Defect("METADATA_GONE", "critical", where, "is missing: Spark 3.5 would continue under a new query id")]
     return [] if '"id"' in (small_files.read_text(where) or "") else [_broken(where)]
 
 
-def _logs(folder: str, files: Mapping[str, int], offsets: list[int], commits: list[int]) -> list[Finding]:
+def _logs(folder: str, files: Mapping[str, int], offsets: list[int], commits: list[int]) -> list[Defect]:
     findings = []
     for log, ids in (("offsets", offsets), ("commits", commits)):
         gaps = [a + 1 for a, b in itertools.pairwise(ids) if b != a + 1]
         findings += [
-            Finding("LOG_GAP", "critical", f"{folder}/{log}/{batch}", "is missing in the middle") for batch in gaps
+            Defect("LOG_GAP", "critical", f"{folder}/{log}/{batch}", "is missing in the middle") for batch in gaps
         ]
         for batch in ids:
             where = f"{folder}/{log}/{batch}"
             if not files.get(f"{log}/{batch}", 1):
                 # Spark reads the newest two entries; older ones only on request
                 severity: Severity = "critical" if batch >= ids[-1] - 1 else "warning"
-                findings.append(Finding("LOG_EMPTY", severity, where, "is empty: the file system lost its content"))
+                findings.append(Defect("LOG_EMPTY", severity, where, "is empty: the file system lost its content"))
     for batch in offsets[-2:]:
         where = checkpoint_log.offsets_entry(folder, batch)
         if files.get(f"offsets/{batch}") and not _parses(folder, batch):
@@ -192,11 +190,11 @@ def _parses(folder: str, batch: int) -> bool:
         return False
 
 
-def _broken(where: str) -> Finding:
-    return Finding("LOG_BROKEN", "critical", where, "cannot be read")
+def _broken(where: str) -> Defect:
+    return Defect("LOG_BROKEN", "critical", where, "cannot be read")
 
 
-def _heads(paths: GenerationPaths, offsets: list[int], commits: list[int]) -> list[Finding]:
+def _heads(paths: GenerationPaths, offsets: list[int], commits: list[int]) -> list[Defect]:
     """Check that the newest planned batch is the newest committed one or the next one."""
     folder = paths.checkpoint
     planned, committed = (ids[-1] if ids else -1 for ids in (offsets, commits))
@@ -204,26 +202,26 @@ def _heads(paths: GenerationPaths, offsets: list[int], commits: list[int]) -> li
         committed = checkpoint_log.newest_batch(folder) or committed
     if planned < committed:
         where = checkpoint_log.offsets_entry(folder, committed)
-        return [Finding("OFFSETS_BEHIND_COMMITS", "critical", where, "is missing although its batch is committed")]
+        return [Defect("OFFSETS_BEHIND_COMMITS", "critical", where, "is missing although its batch is committed")]
     if planned > committed + 1:
         # Spark would run only the newest. Harmless if the ledger shows that the others were written.
         written = ledger.runs(paths.ledger)
         skipped = [batch for batch in range(committed + 1, planned) if not any(batch in run for run in written)]
         where = checkpoint_log.commits_entry(folder, committed + 1)
         what = f"is missing; batch(es) {skipped} would be skipped" if skipped else "is missing; its batch was written"
-        return [Finding("COMMITS_BEHIND_OFFSETS", "critical" if skipped else "warning", where, what)]
+        return [Defect("COMMITS_BEHIND_OFFSETS", "critical" if skipped else "warning", where, what)]
     if offsets and planned > 0 and planned - 1 not in offsets:
         where = checkpoint_log.offsets_entry(folder, planned - 1)
-        return [Finding("LOG_GAP", "critical", where, "is missing: the newest batch has no start offsets")]
+        return [Defect("LOG_GAP", "critical", where, "is missing: the newest batch has no start offsets")]
     return []
 
 
-def _state(folder: str, files: Mapping[str, int], commits: list[int]) -> list[Finding]:
+def _state(folder: str, files: Mapping[str, int], commits: list[int]) -> list[Defect]:
     version = commits[-1] + 1
     where = f"{folder}/state"
     stores = state_files.stores(files)
     if not stores:
-        return [Finding("STATE_GONE", "critical", where, f"is missing: no store has version {version}")]
+        return [Defect("STATE_GONE", "critical", where, f"is missing: no store has version {version}")]
     findings = []
     try:
         wanted = checkpoint_log.state_partitions(folder, commits[-1])
@@ -232,19 +230,19 @@ def _state(folder: str, files: Mapping[str, int], commits: list[int]) -> list[Fi
     for operator, parts in state_files.partitions(stores).items():
         missing = sorted(set(range(wanted or 0)) - parts)
         findings += [
-            Finding("STATE_GONE", "critical", f"{where}/{operator}/{part}", "has no state files") for part in missing
+            Defect("STATE_GONE", "critical", f"{where}/{operator}/{part}", "has no state files") for part in missing
         ]
     for store in sorted(stores):
         try:
             need = _needed(folder, files, store, version)
         except ValueError as error:
-            findings.append(Finding("STATE_BROKEN", "critical", f"{folder}/{store}", str(error)))
+            findings.append(Defect("STATE_BROKEN", "critical", f"{folder}/{store}", str(error)))
             continue
         if need.missing:
             what = f"lacks {', '.join(need.missing[:3])}, needed for version {version}"
-            findings.append(Finding("STATE_GONE", "critical", f"{folder}/{store}", what))
+            findings.append(Defect("STATE_GONE", "critical", f"{folder}/{store}", what))
         empty = [name for name in need.files if not files[f"{store}/{name}"]]
-        findings += [Finding("STATE_BROKEN", "critical", f"{folder}/{store}/{name}", "is empty") for name in empty]
+        findings += [Defect("STATE_BROKEN", "critical", f"{folder}/{store}/{name}", "is empty") for name in empty]
     return findings
 
 
@@ -252,7 +250,7 @@ def _needed(folder: str, files: Mapping[str, int], store: str, version: int) -> 
     return state_files.needed(files, store, version, lambda path: trees.read_bytes(f"{folder}/{path}"))
 
 
-def _checksums(folder: str, files: Mapping[str, int]) -> list[Finding]:
+def _checksums(folder: str, files: Mapping[str, int]) -> list[Defect]:
     """Check Hadoop's checksums (`.<name>.crc`, local disks only) of the files that the next start reads."""
     findings = []
     for path in _read_at_start(folder, files):
@@ -261,7 +259,7 @@ def _checksums(folder: str, files: Mapping[str, int]) -> list[Finding]:
         if files[path] and crc in files and not _matches(f"{folder}/{path}", f"{folder}/{crc}"):
             fault = "STATE_BROKEN" if path.startswith(state_files.STATE) else "CHECKSUM"
             findings.append(
-                Finding(fault, "critical", f"{folder}/{path}", "does not match the checksum it was written with")
+                Defect(fault, "critical", f"{folder}/{path}", "does not match the checksum it was written with")
             )
     return findings
 
@@ -291,7 +289,7 @@ def _matches(path: str, crc: str) -> bool:
     return noted[8:] == struct.pack(f">{len(sums)}I", *sums)
 
 
-def _behind(paths: GenerationPaths, written: int | None, directory: int | None, planned: int) -> list[Finding]:
+def _behind(paths: GenerationPaths, written: int | None, directory: int | None, planned: int) -> list[Defect]:
     """Check that neither ledger nor file sink has a batch that the checkpoint has not planned yet.
 
     Such a checkpoint was reset or restored by hand: file and table sinks would take the next batches for replays.
@@ -299,14 +297,14 @@ def _behind(paths: GenerationPaths, written: int | None, directory: int | None, 
     findings = []
     if written is not None and written > planned:
         what = f"is at batch {planned}, its ledger at {written}: it was reset or restored by hand"
-        findings.append(Finding("BEHIND_LEDGER", "critical", paths.checkpoint, what))
+        findings.append(Defect("BEHIND_LEDGER", "critical", paths.checkpoint, what))
     if directory is not None and directory > planned:
         what = f"has batch {directory}, the checkpoint only {planned}: new batches would be taken for replays and lost"
-        findings.append(Finding("BEHIND_FILES", "critical", paths.files, what))
+        findings.append(Defect("BEHIND_FILES", "critical", paths.files, what))
     return findings
 
 
-def _ledger_agrees(paths: GenerationPaths, committed: int) -> list[Finding]:
+def _ledger_agrees(paths: GenerationPaths, committed: int) -> list[Defect]:
     """Check that the ledger has every committed batch, with the same offsets as the log for the newest one."""
     runs = ledger.runs(paths.ledger)
     holes = [(a.stop, b.start) for a, b in itertools.pairwise(runs) if a.stop <= committed]
@@ -316,7 +314,7 @@ def _ledger_agrees(paths: GenerationPaths, committed: int) -> list[Finding]:
     findings = []
     if missing:
         what = f"lacks batch(es) {missing}: which of their rows were late can no longer be determined"
-        findings.append(Finding("LEDGER_GAP", "warning", paths.ledger, what))
+        findings.append(Defect("LEDGER_GAP", "warning", paths.ledger, what))
     record = ledger.record(paths.ledger, committed)
     try:
         entry = checkpoint_log.read_entry(paths.checkpoint, committed)
@@ -326,5 +324,5 @@ def _ledger_agrees(paths: GenerationPaths, committed: int) -> list[Finding]:
         what = (
             f"has other offsets for batch {committed} than {checkpoint_log.offsets_entry(paths.checkpoint, committed)}"
         )
-        findings.append(Finding("LEDGER_DIFFERS", "critical", paths.ledger, what))
+        findings.append(Defect("LEDGER_DIFFERS", "critical", paths.ledger, what))
     return findings

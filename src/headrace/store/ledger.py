@@ -23,7 +23,7 @@ _SEGMENT = re.compile(r"^(\d{10,})-(\d{10,})\.ndjson$")
 _TRIES = 20  # a reader may run into compaction between two listings, but not this often
 
 
-class Record(TypedDict):
+class BatchRecord(TypedDict):
     """One batch. Times are milliseconds since 1970, offsets are topic -> partition -> [start, end).
 
     `rows_in` is the number of records that Kafka delivered for these offsets: fewer, if some hold none (ADR 0031).
@@ -57,9 +57,9 @@ def make_record(
     rows_in: int | None = None,
     refused: int = 0,
     quarantined: int = 0,
-) -> Record:
+) -> BatchRecord:
     """Return the record of a batch whose rows are in the sinks; `rows_in` None means that every offset held a record."""
-    record = Record(
+    record = BatchRecord(
         query=query,
         generation=generation,
         batch=batch.batch,
@@ -81,27 +81,27 @@ def make_record(
     return record
 
 
-def offsets_taken(record: Record) -> int:
+def offsets_taken(record: BatchRecord) -> int:
     """Return the number of offsets in a batch."""
     return sum(end - start for parts in record["offsets"].values() for start, end in parts.values())
 
 
-def ends(record: Record) -> Offsets:
+def ends(record: BatchRecord) -> Offsets:
     """Return topic -> partition -> end offset of a batch."""
     return {topic: {int(p): end for p, (_, end) in parts.items()} for topic, parts in record["offsets"].items()}
 
 
-def write(folder: str, record: Record) -> None:
+def write(folder: str, record: BatchRecord) -> None:
     """Write one record atomically; a replayed batch overwrites its equal record."""
     small_files.write_json(f"{folder}/{record_name(record['batch'])}", record)
 
 
-def read(folder: str, first: int = 0) -> list[Record]:
+def read(folder: str, first: int = 0) -> list[BatchRecord]:
     """Return the records of a generation from batch `first`, in batch order. Use `stream` for a long ledger."""
     return list(stream(folder, first))
 
 
-def stream(folder: str, first: int = 0) -> Iterator[Record]:
+def stream(folder: str, first: int = 0) -> Iterator[BatchRecord]:
     """Yield the records from batch `first`, in batch order, with one segment in memory at a time.
 
     Safe while a driver writes and compaction runs: if a file disappears, the folder is listed again and reading continues
@@ -120,7 +120,7 @@ def stream(folder: str, first: int = 0) -> Iterator[Record]:
     raise OSError(f"{folder} changes faster than it can be read. Look for a second clean-up process.")
 
 
-def _stream_once(folder: str, first: int) -> Iterator[Record | None]:
+def _stream_once(folder: str, first: int) -> Iterator[BatchRecord | None]:
     """Yield records in batch order, then None if a file disappeared because compaction merged it."""
     for _, high, name in _pieces(small_files.list_names(folder)):
         if high < first:
@@ -135,7 +135,7 @@ def _stream_once(folder: str, first: int) -> Iterator[Record | None]:
                 yield record
 
 
-def _records(path: str) -> Iterable[Record] | None:
+def _records(path: str) -> Iterable[BatchRecord] | None:
     """Return the records of one file, or None if it is gone. Raises HeadraceError or ValueError if it is broken."""
     if path.endswith(".json"):
         single: Any = small_files.read_json(path)
@@ -151,17 +151,17 @@ def _pieces(names: Iterable[str]) -> list[tuple[int, int, str]]:
     return sorted(pieces, key=lambda piece: (piece[0], -piece[1], piece[2].endswith(".json")))
 
 
-def record(folder: str, batch: int) -> Record | None:
+def record(folder: str, batch: int) -> BatchRecord | None:
     """Return one batch's record, or None if the ledger has none."""
     single: Any = small_files.read_json(f"{folder}/{record_name(batch)}")
     if single is not None:
-        entry: Record = single
+        entry: BatchRecord = single
         return entry
     inside = [name for name in segments(small_files.list_names(folder)) if _covers(name, batch)]
     for name in inside:
         for candidate in map(json.loads, (small_files.read_text(f"{folder}/{name}") or "").splitlines()):
             if candidate["batch"] == batch:
-                compacted: Record = candidate
+                compacted: BatchRecord = candidate
                 return compacted
     return None
 
@@ -188,7 +188,7 @@ def newest_batch(folder: str) -> int | None:
     return ranges[-1].stop - 1 if ranges else None
 
 
-def newest(folder: str) -> Record | None:
+def newest(folder: str) -> BatchRecord | None:
     """Return the newest record, or None if the ledger is empty."""
     batch = newest_batch(folder)
     return None if batch is None else record(folder, batch)
@@ -216,7 +216,7 @@ def record_name(batch: int) -> str:
     return f"{batch:010d}.json"
 
 
-def write_segment(folder: str, records: Sequence[Record]) -> str:
+def write_segment(folder: str, records: Sequence[BatchRecord]) -> str:
     """Write records of consecutive batches as one segment, atomically; return its name."""
     numbers = [record["batch"] for record in records]
     assert numbers == list(range(numbers[0], numbers[-1] + 1)), "a segment has no gaps"

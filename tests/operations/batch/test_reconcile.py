@@ -23,7 +23,7 @@ from headrace.store import archive_notes, generation, ledger
 from headrace.store.file_sink import Directory
 from headrace.store.generation import Generation
 from headrace.store.job_reports import Account
-from headrace.store.ledger import Record
+from headrace.store.ledger import BatchRecord
 from spark_jobs import pos_sales, web_events
 from tests.support import lake
 from tests.support.lake import Archived, sale
@@ -58,15 +58,15 @@ def milliseconds(at: datetime) -> int:
 UNCUT = "CAST(NULL AS STRING) AS _cut"  # of a letter that has its record in full
 
 
-def taken(batch: int, start: int, end: int, watermark: datetime | None = None, topic: str = "pos") -> Record:
+def taken(batch: int, start: int, end: int, watermark: datetime | None = None, topic: str = "pos") -> BatchRecord:
     ms = milliseconds(watermark) if watermark else 0
-    return Record(
+    return BatchRecord(
         query="q", generation=1, batch=batch, offsets={topic: {"0": [start, end]}}, watermark_ms=ms,
         late_watermark_ms=0, rows_in=end - start, rows_out=0, began_ms=0, written_ms=0,
     )  # fmt: skip
 
 
-def cut(ledger: Sequence[Record], seen: int | None = None, planned: int | None = None) -> Cut:
+def cut(ledger: Sequence[BatchRecord], seen: int | None = None, planned: int | None = None) -> Cut:
     newest = ledger[-1]["batch"]
     current = Generation("p", "q", 1, STARTED, {})
     return Cut(current, ledger, newest if seen is None else seen, newest if planned is None else planned)

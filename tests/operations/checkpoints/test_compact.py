@@ -97,7 +97,7 @@ def test_a_long_ledger_is_never_rewritten_and_a_reader_from_its_end_reads_only_t
     folder = made.paths(root).ledger
     write, sizes = ledger.write_segment, []
 
-    def noted(folder: str, records: list[ledger.Record]) -> str:
+    def noted(folder: str, records: list[ledger.BatchRecord]) -> str:
         sizes.append(len(records))
         return write(folder, records)
 

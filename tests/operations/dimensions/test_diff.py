@@ -16,7 +16,7 @@ import pytest
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.operations.dimensions import apply, compare
-from headrace.operations.dimensions.diff import Difference
+from headrace.operations.dimensions.diff import DirectoryDifference
 from headrace.operations.dimensions.stage import stage_schema
 from headrace.store.records import from_json, to_json
 
@@ -166,11 +166,11 @@ def test_every_write_has_the_time_of_the_extract_and_only_what_changed(project) 
 
 
 def test_a_plan_says_what_an_approval_is_about() -> None:
-    plan = Difference("v", 1, "d", "s", "", 1_000, 400, 0, 1, 600, 399, 0, 60.0, 5, ("it has 400 rows",))
+    plan = DirectoryDifference("v", 1, "d", "s", "", 1_000, 400, 0, 1, 600, 399, 0, 60.0, 5, ("it has 400 rows",))
     assert plan.needs_approval
     assert plan.text == (
         "Version v: 0 new, 1 changed, 600 deleted (60.0 % of 1000; up to 5 % need no approval), 399 unchanged, 0 kept "
         "because they are newer. It needs approval: it has 400 rows."
     )
-    assert from_json(Difference, json.loads(json.dumps(to_json(plan)))) == plan
+    assert from_json(DirectoryDifference, json.loads(json.dumps(to_json(plan)))) == plan
     assert plan.plan("user_logins.users").notes == (plan.text,)

@@ -15,7 +15,7 @@ from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.dimensions.documents import Staged
-from headrace.operations.dimensions.snapshot import Snapshot
+from headrace.operations.dimensions.snapshot import DirectorySnapshot
 from headrace.operations.dimensions.stage import read_parquet, stage
 from tests.support.postgres import PASSWORD, execute, postgres
 
@@ -46,7 +46,7 @@ def pipeline() -> Pipeline:
 
 def _stage(root: Path, pipeline: Pipeline, binding: dict[str, str], table: str) -> Staged:
     write_binding(root / "users-source", binding)
-    return stage(str(root), root, pipeline, "users", Snapshot("20260101T000000Z", 1, "sql", table))
+    return stage(str(root), root, pipeline, "users", DirectorySnapshot("20260101T000000Z", 1, "sql", table))
 
 
 def test_a_view_of_a_hundred_thousand_users_is_staged(

@@ -16,9 +16,9 @@ from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.clients import ensure_tables
 from headrace.operations.dimensions import apply, kept, lease
-from headrace.operations.dimensions.diff import Difference, diff
+from headrace.operations.dimensions.diff import DirectoryDifference, diff
 from headrace.operations.dimensions.documents import RefreshRecord, Staged
-from headrace.operations.dimensions.snapshot import Snapshot, pick
+from headrace.operations.dimensions.snapshot import DirectorySnapshot, pick
 from headrace.operations.dimensions.stage import stage
 from headrace.operations.plans import Approval
 from headrace.store import paths, small_files
@@ -109,26 +109,26 @@ class Refresh:
         path.write_text(text)
         path.with_name(f"{path.name}.done").touch()
 
-    def plan(self, text: str | None = None) -> tuple[Staged, Difference]:
+    def plan(self, text: str | None = None) -> tuple[Staged, DirectoryDifference]:
         if text is not None:
             self.drop(text)
         snapshot = pick(self.root, self.pipeline, self.dimension)
-        assert isinstance(snapshot, Snapshot), snapshot
+        assert isinstance(snapshot, DirectorySnapshot), snapshot
         staged = stage(self.root, Path(self.root), self.pipeline, self.dimension, snapshot)
         return staged, diff(self.root, Path(self.root), self.pipeline, self.dimension, staged)
 
-    def id_of(self, difference: Difference) -> str:
+    def id_of(self, difference: DirectoryDifference) -> str:
         return difference.plan(f"{self.pipeline.name}.{self.dimension}").id
 
-    def approval(self, difference: Difference, by: str, approved_by: str) -> Approval:
+    def approval(self, difference: DirectoryDifference, by: str, approved_by: str) -> Approval:
         return Approval(self.id_of(difference), by=by, approved_by=approved_by)
 
-    def write(self, difference: Difference, holder: str = "run", approved_by: str = "") -> dict[str, int]:
+    def write(self, difference: DirectoryDifference, holder: str = "run", approved_by: str = "") -> dict[str, int]:
         target = (self.root, Path(self.root), self.pipeline, self.dimension)
         return apply.apply(*target, difference, self.approval(difference, holder, approved_by), holder=holder)
 
     def finish(
-        self, staged: Staged, difference: Difference, holder: str = "run", approved_by: str = ""
+        self, staged: Staged, difference: DirectoryDifference, holder: str = "run", approved_by: str = ""
     ) -> RefreshRecord:
         target = (self.root, Path(self.root), self.pipeline, self.dimension, staged)
         apply.verify(*target, holder=holder, by=holder)

@@ -12,7 +12,7 @@ from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.dimensions.documents import RefreshRecord
-from headrace.operations.dimensions.snapshot import Snapshot, applied, in_drop, pick, settings
+from headrace.operations.dimensions.snapshot import DirectorySnapshot, applied, in_drop, pick, settings
 from headrace.store.records import from_json, to_json
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -43,10 +43,10 @@ def test_the_newest_complete_snapshot_is_picked_whatever_its_name_begins_with(
     _drop(tmp_path, "a-20260103T000000Z.parquet")
     _drop(tmp_path, "b-20260102T000000Z.csv")
     snapshot = pick(str(tmp_path), pipeline, "users")
-    assert isinstance(snapshot, Snapshot)
+    assert isinstance(snapshot, DirectorySnapshot)
     assert (snapshot.version, snapshot.kind) == ("20260103T000000Z", "parquet")
     assert snapshot.extract_ms == int(datetime(2026, 1, 3, tzinfo=UTC).timestamp() * 1000)
-    assert from_json(Snapshot, to_json(snapshot)) == snapshot
+    assert from_json(DirectorySnapshot, to_json(snapshot)) == snapshot
 
 
 def test_a_file_that_is_being_written_is_not_read(tmp_path: Path, pipeline: Pipeline) -> None:
@@ -55,7 +55,7 @@ def test_a_file_that_is_being_written_is_not_read(tmp_path: Path, pipeline: Pipe
     _drop(tmp_path, ".users-20260103T000000Z.csv")
     _drop(tmp_path, "users.csv")
     snapshot = pick(str(tmp_path), pipeline, "users")
-    assert isinstance(snapshot, Snapshot)
+    assert isinstance(snapshot, DirectorySnapshot)
     assert snapshot.version == "20260101T000000Z"
     assert in_drop(str(tmp_path), "user_logins", "users")[1] == ["users-20260102T000000Z.csv"]
 
@@ -63,7 +63,7 @@ def test_a_file_that_is_being_written_is_not_read(tmp_path: Path, pipeline: Pipe
 def test_a_mark_may_say_rows_and_hash(tmp_path: Path, pipeline: Pipeline) -> None:
     _drop(tmp_path, "users-20260101T000000Z.csv", mark=json.dumps({"rows": 1, "sha256": "ab"}))
     snapshot = pick(str(tmp_path), pipeline, "users")
-    assert isinstance(snapshot, Snapshot)
+    assert isinstance(snapshot, DirectorySnapshot)
     assert (snapshot.rows, snapshot.sha256) == (1, "ab")
 
 
@@ -103,7 +103,7 @@ def test_a_mark_that_says_something_else_is_refused(tmp_path: Path, pipeline: Pi
 def test_a_snapshot_is_known_by_its_ending(tmp_path: Path, pipeline: Pipeline, ending: str) -> None:
     _drop(tmp_path, f"users-20260101T000000Z.{ending}")
     snapshot = pick(str(tmp_path), pipeline, "users")
-    assert isinstance(snapshot, Snapshot)
+    assert isinstance(snapshot, DirectorySnapshot)
     assert snapshot.kind == ending.removesuffix(".gz")
 
 

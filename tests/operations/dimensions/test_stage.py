@@ -21,7 +21,7 @@ from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.dimensions.documents import Staged
-from headrace.operations.dimensions.snapshot import Snapshot
+from headrace.operations.dimensions.snapshot import DirectorySnapshot
 from headrace.operations.dimensions.stage import ColumnError, converted, read_parquet, stage, stage_schema
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -34,7 +34,7 @@ def pipeline() -> Pipeline:
 
 
 def _staged(root: Path, pipeline: Pipeline, place: Path, kind: Any = "csv", **said: Any) -> Staged:
-    return stage(str(root), root, pipeline, "users", Snapshot(VERSION, AT, kind, str(place), **said))
+    return stage(str(root), root, pipeline, "users", DirectorySnapshot(VERSION, AT, kind, str(place), **said))
 
 
 def _rows(staged: Staged) -> list[dict[str, Any]]:

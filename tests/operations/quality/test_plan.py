@@ -26,15 +26,15 @@ from headrace.operations.quality.windows import (
     finished_batches,
 )
 from headrace.store import ledger
-from headrace.store.ledger import Record
+from headrace.store.ledger import BatchRecord
 
 PROJECT = Path(__file__).resolve().parents[3]
 PIPELINES = load_pipelines(PROJECT / "pipelines")
 MINUTE = 60_000
 
 
-def _record(batch: int, rows_out: int = 10, written_ms: int = 0, end: int = 0, watermark: int = 0) -> Record:
-    return Record(
+def _record(batch: int, rows_out: int = 10, written_ms: int = 0, end: int = 0, watermark: int = 0) -> BatchRecord:
+    return BatchRecord(
         query="q",
         generation=1,
         batch=batch,

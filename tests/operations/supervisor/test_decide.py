@@ -183,10 +183,10 @@ def test_the_unknown_is_never_touched_and_a_cycle_makes_at_most_one_start(
     observation: Observation, memory: Memory, seed: int
 ) -> None:
     remembered = remember(observation, memory)
-    finding = judge(PIPELINE, observation, remembered).pipeline
-    action, after = decide(finding, observation, remembered, LIMITS, random.Random(seed))
+    assessment = judge(PIPELINE, observation, remembered).pipeline
+    action, after = decide(assessment, observation, remembered, LIMITS, random.Random(seed))
     desired, starts = observation.desired, action.kind in {"START", "FENCE_AND_START"}
-    if finding.verdict == "UNKNOWN" or observation.drivers is None or desired.held_until_ms > NOW:
+    if assessment.verdict == "UNKNOWN" or observation.drivers is None or desired.held_until_ms > NOW:
         assert action.kind == "NOTHING"
     before, now = remembered.restarts_since(desired), after.restarts_since(desired)
     if starts:
@@ -198,7 +198,7 @@ def test_the_unknown_is_never_touched_and_a_cycle_makes_at_most_one_start(
     assert action.kind != "START" or observation.drivers == ()
     assert action.kind not in {"FENCE_AND_START", "RESTART", "STOP"} or observation.drivers
     assert action.kind != "STOP" or desired.want != "RUNNING"
-    assert action.kind in {"NOTHING", "RESTART"} or finding.actionable
+    assert action.kind in {"NOTHING", "RESTART"} or assessment.actionable
     renewed = desired.want == "RUNNING" and any(living.outdated for living in observation.drivers or ())
-    if finding.verdict in {"HEALTHY", "LAGGING", "CRASH_LOOP"}:
+    if assessment.verdict in {"HEALTHY", "LAGGING", "CRASH_LOOP"}:
         assert action.kind in {"NOTHING", "GIVE_UP", *(["RESTART"] if renewed else [])}

@@ -11,7 +11,7 @@ from headrace.operations.drivers.desired_state import DesiredState
 from headrace.operations.drivers.interface import Driver
 from headrace.operations.supervisor import history
 from headrace.operations.supervisor.history import EVERY_MS, KEPT_MS, Measure
-from headrace.operations.supervisor.verdict import Observation, Position
+from headrace.operations.supervisor.verdict import CheckpointPosition, Observation
 from headrace.store import paths, records, small_files
 from headrace.store.driver_files import Heartbeat, QueryState
 
@@ -26,7 +26,7 @@ def _observation(now_ms: int = NOW, *, runs: bool = True, written_ms: int | None
     beat = Heartbeat(PIPELINE, at_ms=now_ms, queries=(state,), instance="i")
     driver = Driver(PIPELINE, "1@2", now_ms / 1000 - 60, "process 1", instance="i")
     return Observation(
-        now_ms, DesiredState(), (driver,) if runs else (), beat, positions={QUERY: Position(1, 4, lag=lag)}
+        now_ms, DesiredState(), (driver,) if runs else (), beat, positions={QUERY: CheckpointPosition(1, 4, lag=lag)}
     )
 
 

@@ -15,7 +15,14 @@ from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.operations.supervisor.driver_health import LIMITS
 from headrace.operations.supervisor.memory import FAULTS, GRAVITY, Mark, Memory, runbook
-from headrace.operations.supervisor.verdict import Judgement, Observation, Position, judge, remember, stall_seconds
+from headrace.operations.supervisor.verdict import (
+    CheckpointPosition,
+    Judgement,
+    Observation,
+    judge,
+    remember,
+    stall_seconds,
+)
 from tests.conftest import PROJECT
 from tests.operations.supervising import NOW, RUNNING, beat, driver, positions, record, seen
 
@@ -52,7 +59,7 @@ def test_a_silent_launcher_is_unknown_whatever_else_is_seen() -> None:
 def test_an_unreachable_kafka_or_checkpoint_is_unknown_with_and_without_a_driver() -> None:
     assert verdict(seen(PIPELINE, unknown="Kafka is away", positions={}))[0] == "UNKNOWN"
     assert verdict(seen(PIPELINE, drivers=(), unknown="Kafka is away", positions={}))[0] == "UNKNOWN"
-    one_broken = positions(PIPELINE) | {"last_login": Position(error="offsets/7 is cut")}
+    one_broken = positions(PIPELINE) | {"last_login": CheckpointPosition(error="offsets/7 is cut")}
     assert verdict(seen(PIPELINE, positions=one_broken)) == ("UNKNOWN", "last_login: offsets/7 is cut")
 
 
@@ -322,7 +329,7 @@ def observations(draw: st.DrawFn) -> Observation:
         exit=draw(st.none() | st.none() | ENDS),
     )
     where = st.builds(
-        Position, st.just(1), st.integers(5, 8), st.none() | st.integers(0, 3) | st.just(10**6),
+        CheckpointPosition, st.just(1), st.integers(5, 8), st.none() | st.integers(0, 3) | st.just(10**6),
         st.sampled_from(["", "", "", "it is cut"]),
     )  # fmt: skip
     return Observation(
@@ -352,9 +359,9 @@ def memories(draw: st.DrawFn) -> Memory:
 def test_nothing_is_called_healthy_without_a_moving_batch_or_no_lag(observation: Observation, memory: Memory) -> None:
     remembered = remember(observation, memory)
     judgement = judge(PIPELINE, observation, remembered)
-    for query, finding in judgement.queries.items():
-        assert finding.reason
-        if finding.verdict != "HEALTHY":
+    for query, assessment in judgement.queries.items():
+        assert assessment.reason
+        if assessment.verdict != "HEALTHY":
             continue
         (living,) = observation.drivers or ()
         assert observation.desired.want == "RUNNING"
@@ -367,7 +374,7 @@ def test_nothing_is_called_healthy_without_a_moving_batch_or_no_lag(observation:
         assert position.lag <= PIPELINE.slo.lag
         since = max(remembered.marks[query].behind_since_ms, remembered.first_beat_ms)
         assert position.lag == 0 or NOW - since <= PIPELINE.slo.freshness.total_seconds() * 1000
-    worst = max(GRAVITY.index(finding.verdict) for finding in judgement.queries.values())
+    worst = max(GRAVITY.index(assessment.verdict) for assessment in judgement.queries.values())
     assert GRAVITY.index(judgement.pipeline.verdict) == worst
 
 

@@ -6,14 +6,14 @@ import json
 from dataclasses import replace
 
 from headrace.operations.supervisor.memory import Memory
-from headrace.operations.supervisor.verdict import Position, remember
+from headrace.operations.supervisor.verdict import CheckpointPosition, remember
 from headrace.store.records import from_json, to_json
 from tests.operations.supervising import NOW, beat, positions, seen
 from tests.operations.supervisor.test_verdict import KNOWN, PIPELINE, judged, verdict
 
 
 def test_an_open_transaction_is_a_reason_of_its_own_once_it_outlasts_the_promised_freshness() -> None:
-    held = {q: Position(1, 7, 0, held=12, held_at="logins/0 offset 40") for q in positions(PIPELINE)}
+    held = {q: CheckpointPosition(1, 7, 0, held=12, held_at="logins/0 offset 40") for q in positions(PIPELINE)}
     since = NOW - int(PIPELINE.slo.freshness.total_seconds() * 1000)
     old = beat(PIPELINE, batch_written_ms=NOW - 3_600_000)
 
@@ -36,7 +36,7 @@ def test_an_open_transaction_is_a_reason_of_its_own_once_it_outlasts_the_promise
 
 
 def test_the_memory_of_an_open_transaction_survives_a_restart_of_the_supervisor_and_ends_with_it() -> None:
-    held = positions(PIPELINE) | {"last_login": Position(1, 7, 0, held=3, held_at="logins/0 offset 4")}
+    held = positions(PIPELINE) | {"last_login": CheckpointPosition(1, 7, 0, held=3, held_at="logins/0 offset 4")}
     memory = remember(seen(PIPELINE, positions=held), KNOWN)
     again = from_json(Memory, json.loads(json.dumps(to_json(memory))))
     assert again.held == {"last_login": ("logins/0 offset 4", NOW)}

@@ -10,13 +10,13 @@ from pyspark.sql import functions as F
 
 from headrace.contract.model import Source
 from headrace.store.file_sink import Directory
-from headrace.store.ledger import Record
+from headrace.store.ledger import BatchRecord
 
 Firsts = dict[str, dict[int, int]]
 """topic -> partition -> the first offset that is needed."""
 
 
-def first_batch(records: Sequence[Record], directories: Sequence[Directory], since_ms: int) -> int:
+def first_batch(records: Sequence[BatchRecord], directories: Sequence[Directory], since_ms: int) -> int:
     """Return the first batch that began since a time (milliseconds since 1970), or the one after the newest if none did.
 
     A directory of files that holds batches from before and after that time is left out entirely.
@@ -25,7 +25,7 @@ def first_batch(records: Sequence[Record], directories: Sequence[Directory], sin
     return max([first, *(directory.last + 1 for directory in directories if directory.first < first <= directory.last)])
 
 
-def first_offsets(ledgers: Iterable[Sequence[Record]], since_ms: int) -> Firsts:
+def first_offsets(ledgers: Iterable[Sequence[BatchRecord]], since_ms: int) -> Firsts:
     """Return the first offsets of all batches of several queries that began since a time."""
     firsts: Firsts = {}
     for record in (record for records in ledgers for record in records if record["began_ms"] >= since_ms):

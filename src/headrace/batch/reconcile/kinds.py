@@ -26,7 +26,7 @@ from headrace.contract.platform_columns import SOURCE
 from headrace.driver.queries import Transform
 from headrace.store.generation import Generation
 from headrace.store.job_reports import Account, Cell, Difference
-from headrace.store.ledger import Record
+from headrace.store.ledger import BatchRecord
 
 KEEP = 200  # differences of one account that are reported in full
 OLD = "_old"  # whether an earlier generation wrote the sink's row
@@ -37,7 +37,7 @@ class Cut:
     """The batch up to which a query is compared. `seen` was the newest in the ledger before the sink was read."""
 
     generation: Generation
-    ledger: Sequence[Record]  # up to and including the cut
+    ledger: Sequence[BatchRecord]  # up to and including the cut
     seen: int
     planned: int  # the newest batch in the checkpoint; a row of a later one was not written by the stream
 
@@ -47,7 +47,7 @@ class Cut:
         return self.ledger[-1]["batch"] if self.ledger else -1
 
     @property
-    def certain(self) -> list[Record]:
+    def certain(self) -> list[BatchRecord]:
         """Return the batches whose rows were in the sink before it was read."""
         return [record for record in self.ledger if record["batch"] <= self.seen]
 

@@ -48,7 +48,7 @@ from headrace.store import file_sink, generation, ledger, quarantine
 from headrace.store.checkpoint_log import newest_batch
 from headrace.store.file_sink import Directory
 from headrace.store.job_reports import Account, ReconcileReport
-from headrace.store.ledger import Record
+from headrace.store.ledger import BatchRecord
 from headrace.store.records import to_json
 
 RUNS_DDL = (
@@ -144,7 +144,7 @@ def observe(job: Job, name: str, query: Query, since_ms: int = 0) -> Observed | 
     return Observed(name, chosen, records[-1]["batch"], rows, directories, every)
 
 
-def cut_of(job: Job, observed: Observed, records: Sequence[Record], archives: Mapping[str, Archive]) -> Cut:
+def cut_of(job: Job, observed: Observed, records: Sequence[BatchRecord], archives: Mapping[str, Archive]) -> Cut:
     """Return the newest batch whose records are all in the archive, and the newest one planned in the checkpoint."""
     inside = [r for r in records if all(_reached(archives.get(t), parts) for t, parts in r["offsets"].items())]
     planned = newest_batch(observed.generation.paths(job.root).checkpoint, "offsets")
@@ -281,7 +281,7 @@ def _compare_lookups(
     every.unpersist()
 
 
-def _kept(records: Sequence[Record], since_ms: int) -> list[Record]:
+def _kept(records: Sequence[BatchRecord], since_ms: int) -> list[BatchRecord]:
     return [record for record in records if record["began_ms"] >= since_ms]
 
 
@@ -333,7 +333,7 @@ def _typed(
     return archive_reader.accepted(job.pipeline, topic, rows, columns).persist(StorageLevel.MEMORY_AND_DISK)
 
 
-def _ledger(job: Job, chosen: generation.Generation) -> list[Record]:
+def _ledger(job: Job, chosen: generation.Generation) -> list[BatchRecord]:
     return ledger.read(chosen.paths(job.root).ledger)
 
 

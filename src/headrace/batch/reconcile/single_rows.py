@@ -23,12 +23,14 @@ from headrace.driver import sinks
 from headrace.store.file_sink import Directory
 from headrace.store.gaps import Loss
 from headrace.store.job_reports import Account, Difference
-from headrace.store.ledger import Record
+from headrace.store.ledger import BatchRecord
 
 BUCKET = 4096  # source offsets
 
 
-def in_topic(account: Account, query: Query, expected: DataFrame, sent: DataFrame, ledger: Sequence[Record]) -> None:
+def in_topic(
+    account: Account, query: Query, expected: DataFrame, sent: DataFrame, ledger: Sequence[BatchRecord]
+) -> None:
     """Compare a projection's rows with the records of its topic.
 
     `expected` has exactly the query's columns and SOURCE; `sent` comes from `reconcile_sinks.placed_by_id`. Only source
@@ -68,7 +70,7 @@ def in_files(
     query: Query,
     placed: DataFrame,
     rows: DataFrame,
-    ledger: Sequence[Record],
+    ledger: Sequence[BatchRecord],
     directories: Sequence[Directory],
 ) -> None:
     """Compare a projection's rows with the directories of its folder: each must have exactly the rows of its batches.
@@ -203,7 +205,7 @@ def _as_sent(name: str) -> Column:
     return F.when(F.col("cut").isNull(), F.col(name)).otherwise(begins)
 
 
-def bounds(ledger: Sequence[Record]) -> tuple[dict[str, int], dict[str, int]]:
+def bounds(ledger: Sequence[BatchRecord]) -> tuple[dict[str, int], dict[str, int]]:
     """Return partition -> first offset and partition -> end of a ledger of one topic."""
     first: dict[str, int] = {}
     past: dict[str, int] = {}
@@ -215,7 +217,7 @@ def bounds(ledger: Sequence[Record]) -> tuple[dict[str, int], dict[str, int]]:
     return first, past
 
 
-def by_batch(account: Account, pairs: DataFrame, topic: str, ledger: Sequence[Record]) -> None:
+def by_batch(account: Account, pairs: DataFrame, topic: str, ledger: Sequence[BatchRecord]) -> None:
     """Add one difference per batch, partition and kind to the account, with its first and last offset."""
     ranges = [
         (record["batch"], int(partition), start, end)

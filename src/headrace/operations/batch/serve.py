@@ -46,7 +46,7 @@ class Answer:
         return {key: _text(value) for key, value in asdict(self).items()}
 
 
-class Part(TypedDict, total=False):
+class RowRange(TypedDict, total=False):
     """Which of the rows: event times [since, until), and the page after the `next` of the page before it."""
 
     since: datetime | None
@@ -101,7 +101,9 @@ class Serving:
         self.deployment, self.speed = deployment, speed
         self.batch = BatchLayer(deployment.root, keeps)
 
-    def query(self, pipeline: str, name: str, keys: Mapping[str, Any] | None = None, **part: Unpack[Part]) -> Answer:
+    def query(
+        self, pipeline: str, name: str, keys: Mapping[str, Any] | None = None, **part: Unpack[RowRange]
+    ) -> Answer:
         """Return a query's rows; see `request_of` for the arguments."""
         return self.answer(request_of(self.deployment, pipeline, name, keys, **part))
 
@@ -230,7 +232,7 @@ def opened(deployment: Deployment, *, keeps: bool = True) -> Iterator[Serving]:
 
 
 def query(
-    deployment: Deployment, pipeline: str, name: str, keys: Mapping[str, Any] | None = None, **part: Unpack[Part]
+    deployment: Deployment, pipeline: str, name: str, keys: Mapping[str, Any] | None = None, **part: Unpack[RowRange]
 ) -> Answer:
     """Answer one request with a session for it alone; see `request_of` for the arguments."""
     request = request_of(deployment, pipeline, name, keys, **part)
@@ -239,7 +241,7 @@ def query(
 
 
 def request_of(
-    deployment: Deployment, pipeline: str, name: str, keys: Mapping[str, Any] | None = None, **part: Unpack[Part]
+    deployment: Deployment, pipeline: str, name: str, keys: Mapping[str, Any] | None = None, **part: Unpack[RowRange]
 ) -> Request:
     """Return the request for a query's rows: from the batch layer up to the horizon, from the speed layer after it.
 

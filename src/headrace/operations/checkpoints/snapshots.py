@@ -102,9 +102,9 @@ def _take(root: str, chosen: generation.Generation, cut: int, snapshot_id: str, 
     return snapshot
 
 
-def write_ledger(folder: str, records: Iterable[ledger.Record]) -> None:
+def write_ledger(folder: str, records: Iterable[ledger.BatchRecord]) -> None:
     """Write records as segments, one for each run of batches without gaps."""
-    run: list[ledger.Record] = []
+    run: list[ledger.BatchRecord] = []
     for record in records:
         if run and record["batch"] != run[-1]["batch"] + 1:
             ledger.write_segment(folder, run)

@@ -30,7 +30,7 @@ from headrace.store import (
     topic_identity,
 )
 from headrace.store.checkpoint_log import Offsets
-from headrace.store.integrity import Finding
+from headrace.store.integrity import Defect
 
 KAFKA_SECONDS = 15
 _URL_BASE64 = str.maketrans("+/", "-_")
@@ -45,7 +45,7 @@ class VerifyReport:
     query: str
     generation: int | None
     batch: int | None
-    findings: tuple[Finding, ...]
+    findings: tuple[Defect, ...]
 
     @property
     def sound(self) -> bool:
@@ -58,13 +58,13 @@ def verify(root: str, pipeline: Pipeline, query: str, bindings: Path | None = No
     name = names.query_name(pipeline.name, query)
     chosen = generation.current(root, pipeline.name, query)
     missing = [
-        Finding("MANIFEST_GONE", "critical", name, message)
+        Defect("MANIFEST_GONE", "critical", name, message)
         for number in generation.lost(root, pipeline.name, query)
         for message in [generation.manifest_gone(root, pipeline.name, query, number)]
     ]
     if chosen is None:
         gone = lost_folders.folder_gone(root, pipeline, query)
-        lost = [Finding("FOLDER_GONE", "critical", name, gone)] if gone else []
+        lost = [Defect("FOLDER_GONE", "critical", name, gone)] if gone else []
         return VerifyReport(name, None, None, (*missing, *lost))
     folders = chosen.paths(root)
     findings = missing + _readable(
@@ -83,21 +83,21 @@ def verify_all(root: str, pipelines: Iterable[Pipeline], bindings: Path | None =
     return [verify(root, pipeline, query, bindings) for pipeline in pipelines for query in names.query_names(pipeline)]
 
 
-def _readable(where: str, check: Callable[[], list[Finding]]) -> list[Finding]:
+def _readable(where: str, check: Callable[[], list[Defect]]) -> list[Defect]:
     """Return the findings of a check. A file that it cannot read is a finding and does not end the verification."""
     try:
         return check()
     except (HeadraceError, ValueError, KeyError, IndexError) as error:
-        return [Finding("LOG_BROKEN", "critical", where, f"has a file that cannot be read: {error}")]
+        return [Defect("LOG_BROKEN", "critical", where, f"has a file that cannot be read: {error}")]
 
 
-def kafka_holds(bindings: Path, folder: str, batch: int) -> list[Finding]:
+def kafka_holds(bindings: Path, folder: str, batch: int) -> list[Defect]:
     """Return a finding for each partition where Kafka no longer has (or never had) the records after batch `batch`."""
     wanted = checkpoint_log.initial_offsets(folder) | checkpoint_log.ends(folder, batch)
     try:
         ranges = kafka_ranges(kafka_admin(bindings), wanted)
     except KafkaException as error:
-        return [Finding("KAFKA_SILENT", "warning", "Kafka", f"does not answer, its offsets are unknown: {error}")]
+        return [Defect("KAFKA_SILENT", "warning", "Kafka", f"does not answer, its offsets are unknown: {error}")]
     findings = []
     for topic, parts in wanted.items():
         for partition, offset in parts.items():
@@ -105,18 +105,18 @@ def kafka_holds(bindings: Path, folder: str, batch: int) -> list[Finding]:
             bounds = ranges.get((topic, partition))
             if bounds is None:
                 findings.append(
-                    Finding("TOPIC_GONE", "critical", where, f"is not there, the checkpoint goes on at {offset}")
+                    Defect("TOPIC_GONE", "critical", where, f"is not there, the checkpoint goes on at {offset}")
                 )
             elif offset < bounds[0]:
                 what = f"begins at {bounds[0]}, the checkpoint goes on at {offset}: {bounds[0] - offset} records are lost to it"
-                findings.append(Finding("OFFSETS_EXPIRED", "critical", where, what))
+                findings.append(Defect("OFFSETS_EXPIRED", "critical", where, what))
             elif offset > bounds[1]:
                 what = f"ends at {bounds[1]}, the checkpoint is at {offset}: the topic was deleted and made again"
-                findings.append(Finding("OFFSETS_AHEAD", "critical", where, what))
+                findings.append(Defect("OFFSETS_AHEAD", "critical", where, what))
     return findings
 
 
-def same_topics(bindings: Path, folders: paths.GenerationPaths, pipeline: str) -> list[Finding]:
+def same_topics(bindings: Path, folders: paths.GenerationPaths, pipeline: str) -> list[Defect]:
     """Return a finding for each topic of a generation or snapshot that was deleted and recreated (`store.topic_identity`)."""
     recorded_ids = topic_identity.read(folders)
     if not recorded_ids:
@@ -130,11 +130,9 @@ def same_topics(bindings: Path, folders: paths.GenerationPaths, pipeline: str) -
             current_ids[topic] = str(answer.result(KAFKA_SECONDS + 5).topic_id).translate(_URL_BASE64).rstrip("=")
         except KafkaException as error:
             if error.args[0].code() not in _ABSENT:
-                return [
-                    Finding("KAFKA_SILENT", "warning", "Kafka", f"does not answer, its topics are unknown: {error}")
-                ]
+                return [Defect("KAFKA_SILENT", "warning", "Kafka", f"does not answer, its topics are unknown: {error}")]
     return [
-        Finding(
+        Defect(
             "TOPIC_REPLACED",
             "critical",
             topic,
@@ -163,14 +161,14 @@ def kafka_ranges(admin: AdminClient, wanted: Offsets) -> dict[tuple[str, int], t
     return {place: (ends[0], ends[1]) for place, ends in ends_of.items() if len(ends) == 2}
 
 
-def _sinks(root: str, pipeline: Pipeline, query: str, chosen: generation.Generation) -> list[Finding]:
+def _sinks(root: str, pipeline: Pipeline, query: str, chosen: generation.Generation) -> list[Defect]:
     declared = pipeline.queries.get(query)
     if declared is None:
         return _archive(root, pipeline.name, query, chosen)
     return integrity.files_gone(root, chosen) if file_sink.is_sink_of(declared) else []
 
 
-def _archive(root: str, pipeline: str, query: str, chosen: generation.Generation) -> list[Finding]:
+def _archive(root: str, pipeline: str, query: str, chosen: generation.Generation) -> list[Defect]:
     """Check that the archive table exists and has no batch that this generation's checkpoint has not planned."""
     folders = chosen.paths(root)
     committed = checkpoint_log.newest_batch(folders.checkpoint)
@@ -181,8 +179,8 @@ def _archive(root: str, pipeline: str, query: str, chosen: generation.Generation
     if newest is None:
         rows = any(record["rows_out"] for record in ledger.read(folders.ledger))
         lost = committed is not None and rows
-        return [Finding("ARCHIVE_GONE", "critical", where, "has no batch, the ledger has rows")] if lost else []
+        return [Defect("ARCHIVE_GONE", "critical", where, "has no batch, the ledger has rows")] if lost else []
     if newest.generation == chosen.number and newest.batch > (-1 if planned is None else planned):
         what = f"has batch {newest.batch}, the checkpoint only {planned}: coming batches would be taken for replays and lost"
-        return [Finding("BEHIND_ARCHIVE", "critical", where, what)]
+        return [Defect("BEHIND_ARCHIVE", "critical", where, what)]
     return []

@@ -26,7 +26,7 @@ from headrace.operations import plans
 from headrace.operations.clients import cassandra_session
 from headrace.operations.dimensions import lease
 from headrace.operations.dimensions.compare import DELETE, UPSERT
-from headrace.operations.dimensions.diff import Difference, diff
+from headrace.operations.dimensions.diff import DirectoryDifference, diff
 from headrace.operations.dimensions.documents import Begun, RefreshRecord, Staged
 from headrace.operations.dimensions.snapshot import applied, begun
 from headrace.operations.dimensions.stage import read_parquet
@@ -44,7 +44,7 @@ def apply(
     bindings: Path,
     pipeline: Pipeline,
     dimension: str,
-    difference: Difference,
+    difference: DirectoryDifference,
     approval: Approval,
     *,
     holder: str,
@@ -98,7 +98,7 @@ def release(bindings: Path, pipeline: str, dimension: str, holder: str) -> None:
         lease.release(session, pipeline, dimension, holder)
 
 
-def require_unchanged(root: str, pipeline: Pipeline, dimension: str, difference: Difference) -> None:
+def require_unchanged(root: str, pipeline: Pipeline, dimension: str, difference: DirectoryDifference) -> None:
     """Raise HeadraceError if another refresh came in between, or if the file with the rows has changed."""
     now, last = applied(root, pipeline.name, dimension).version, begun(root, pipeline.name, dimension).version
     since = f"the plan for {difference.version} was made"
@@ -137,7 +137,7 @@ def record(
     pipeline: Pipeline,
     dimension: str,
     staged: Staged,
-    difference: Difference,
+    difference: DirectoryDifference,
     written: dict[str, int],
     approval: Approval,
     *,

@@ -17,7 +17,7 @@ from headrace.operations.plans import Item, Plan
 
 
 @dataclass(frozen=True)
-class Difference:
+class DirectoryDifference:
     """What a refresh would write. `newer` rows were written after the extract and stay unchanged.
 
     `diff` is the file with the rows, `sha256` its hash; `after` is the version that was applied when it was computed, `begun` the
@@ -75,7 +75,7 @@ def diff(
     dimension: str,
     staged: Staged,
     name: str = "difference.parquet",
-) -> Difference:
+) -> DirectoryDifference:
     """Compare a stage with the live table and write the difference next to the stage, into a file called `name`.
 
     Raises HeadraceError if a key is null or duplicated in the stage (the stage's suite reports which).
@@ -92,7 +92,7 @@ def diff(
     live_rows, stage_rows, deletes = counts.live_rows, counts.stage_rows, counts.deletes
     path = staged.stage.rpartition("/")[0] + f"/{name}"
     percent = round(100 * deletes / live_rows, 2) if live_rows else 0.0
-    return Difference(
+    return DirectoryDifference(
         version=staged.version,
         extract_ms=staged.extract_ms,
         diff=path,

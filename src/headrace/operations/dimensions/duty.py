@@ -19,13 +19,13 @@ from headrace.operations import plans
 from headrace.operations.deployment import Deployment
 from headrace.operations.dimensions.documents import RefreshRecord, Staged
 from headrace.operations.dimensions.kept import history, remove_old, rows_before
-from headrace.operations.dimensions.snapshot import Snapshot, applied, in_drop, settings
+from headrace.operations.dimensions.snapshot import DirectorySnapshot, applied, in_drop, settings
 from headrace.operations.dimensions.snapshot import pick as pick_snapshot
 from headrace.operations.lineage import run_events
 from headrace.operations.plans import Approval, Plan
 
 if TYPE_CHECKING:
-    from headrace.operations.dimensions.diff import Difference
+    from headrace.operations.dimensions.diff import DirectoryDifference
     from headrace.operations.quality.summary import Summary
 
 
@@ -39,7 +39,7 @@ def dimensions(deployment: Deployment) -> list[tuple[str, str]]:
     ]
 
 
-def pick(deployment: Deployment, pipeline: str, dimension: str) -> Snapshot | str:
+def pick(deployment: Deployment, pipeline: str, dimension: str) -> DirectorySnapshot | str:
     """Return the snapshot to refresh from, or the reason if none is newer than the applied one.
 
     First removes staged rows that are older than the dimension's `keep`.
@@ -48,7 +48,7 @@ def pick(deployment: Deployment, pipeline: str, dimension: str) -> Snapshot | st
     return pick_snapshot(deployment.root, deployment.pipeline(pipeline), dimension)
 
 
-def stage(deployment: Deployment, pipeline: str, dimension: str, snapshot: Snapshot) -> Staged:
+def stage(deployment: Deployment, pipeline: str, dimension: str, snapshot: DirectorySnapshot) -> Staged:
     """Read the snapshot into the stage. Raises HeadraceError for an invalid snapshot."""
     from headrace.operations.dimensions import stage as stages
 
@@ -101,7 +101,7 @@ def check(deployment: Deployment, pipeline: str, dimension: str, staged: Staged)
     return summary
 
 
-def plan(deployment: Deployment, pipeline: str, dimension: str, staged: Staged) -> Difference:
+def plan(deployment: Deployment, pipeline: str, dimension: str, staged: Staged) -> DirectoryDifference:
     """Compare the stage with the table. Returns what a refresh would write."""
     from headrace.operations.dimensions.diff import diff
 
@@ -114,7 +114,7 @@ def apply(
     deployment: Deployment,
     pipeline: str,
     dimension: str,
-    difference: Difference,
+    difference: DirectoryDifference,
     approval: Approval,
     *,
     holder: str,
@@ -147,7 +147,7 @@ def record(
     pipeline: str,
     dimension: str,
     staged: Staged,
-    difference: Difference,
+    difference: DirectoryDifference,
     written: Mapping[str, int],
     approval: Approval,
     *,
@@ -168,7 +168,7 @@ class Prepared:
 
     plan: Plan
     staged: Staged | None = None
-    difference: Difference | None = None
+    difference: DirectoryDifference | None = None
 
 
 def prepare(deployment: Deployment, pipeline: str, dimension: str) -> Prepared:

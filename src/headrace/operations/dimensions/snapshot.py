@@ -28,7 +28,7 @@ MAX_AHEAD = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class DirectorySnapshot:
     """One snapshot. `version` is its extract time as text, `extract_ms` the same in milliseconds since 1970."""
 
     version: str
@@ -59,7 +59,7 @@ def begun(root: str, pipeline: str, dimension: str) -> Begun:
     return records.read(Begun, f"{paths.refresh(root, pipeline, dimension)}/begun.json") or Begun()
 
 
-def pick(root: str, pipeline: Pipeline, dimension: str) -> Snapshot | str:
+def pick(root: str, pipeline: Pipeline, dimension: str) -> DirectorySnapshot | str:
     """Return the snapshot to refresh from, or the reason why there is none.
 
     Never a snapshot as old as the applied one or older: it describes an outdated state.
@@ -68,7 +68,7 @@ def pick(root: str, pipeline: Pipeline, dimension: str) -> Snapshot | str:
     if refresh.source == "sql":
         now_ms = time.time_ns() // 1_000_000
         # Taken before the query runs, from our clock, which the table's other writers use too.
-        return Snapshot(version_of(now_ms), now_ms, "sql", refresh.table or "")
+        return DirectorySnapshot(version_of(now_ms), now_ms, "sql", refresh.table or "")
     complete, waiting = in_drop(root, pipeline.name, dimension)
     folder = paths.refresh_drop(root, pipeline.name, dimension)
     unfinished = f"; not read because {DONE} is missing: {', '.join(waiting)}" if waiting else ""
@@ -85,7 +85,7 @@ def pick(root: str, pipeline: Pipeline, dimension: str) -> Snapshot | str:
     return newest
 
 
-def in_drop(root: str, pipeline: str, dimension: str) -> tuple[list[Snapshot], list[str]]:
+def in_drop(root: str, pipeline: str, dimension: str) -> tuple[list[DirectorySnapshot], list[str]]:
     """Return the complete snapshots in the drop folder, oldest first, and the names of those without a mark."""
     folder = paths.refresh_drop(root, pipeline, dimension)
     listed = small_files.list_names(folder)
@@ -101,13 +101,13 @@ def in_drop(root: str, pipeline: str, dimension: str) -> tuple[list[Snapshot], l
     return sorted(complete, key=lambda snapshot: snapshot.extract_ms), waiting
 
 
-def _snapshot(place: str, version: str, kind: str) -> Snapshot:
+def _snapshot(place: str, version: str, kind: str) -> DirectorySnapshot:
     try:
         at = datetime.strptime(version, VERSION).replace(tzinfo=UTC)
     except ValueError as error:
         raise HeadraceError(f"{place} has no time in its name ({error}). Write it as 20261123T070500Z.") from error
     mark = _mark(place)
-    return Snapshot(
+    return DirectorySnapshot(
         version,
         int(at.timestamp() * 1000),
         "parquet" if kind == "parquet" else "csv",

@@ -23,7 +23,7 @@ from headrace.contract.wording import printable
 from headrace.errors import HeadraceError
 from headrace.operations.dimensions import csv_strict
 from headrace.operations.dimensions.documents import Staged
-from headrace.operations.dimensions.snapshot import Snapshot
+from headrace.operations.dimensions.snapshot import DirectorySnapshot
 from headrace.store import paths, small_files, trees
 
 
@@ -31,7 +31,7 @@ class ColumnError(Exception):
     """A column whose values do not have the contract's type; the message contains no value."""
 
 
-def stage(root: str, bindings: Path, pipeline: Pipeline, dimension: str, snapshot: Snapshot) -> Staged:
+def stage(root: str, bindings: Path, pipeline: Pipeline, dimension: str, snapshot: DirectorySnapshot) -> Staged:
     """Read a snapshot, write the stage and return it.
 
     Raises HeadraceError for an unreadable, truncated or empty snapshot, wrong columns or wrong types.
@@ -86,7 +86,9 @@ def write_parquet(path: str, table: pa.Table) -> str:
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
-def _read_file(snapshot: Snapshot, schema: pa.Schema, types: Mapping[str, str], delimiter: str) -> tuple[pa.Table, str]:
+def _read_file(
+    snapshot: DirectorySnapshot, schema: pa.Schema, types: Mapping[str, str], delimiter: str
+) -> tuple[pa.Table, str]:
     try:
         content = trees.read_bytes(snapshot.place)
     except OSError as error:
@@ -110,7 +112,7 @@ def _read_file(snapshot: Snapshot, schema: pa.Schema, types: Mapping[str, str], 
 
 
 def _read_csv(
-    snapshot: Snapshot, content: bytes, schema: pa.Schema, types: Mapping[str, str], delimiter: str
+    snapshot: DirectorySnapshot, content: bytes, schema: pa.Schema, types: Mapping[str, str], delimiter: str
 ) -> pa.Table:
     if snapshot.place.endswith(".gz"):
         content = csv_strict.unpacked(content)
@@ -126,7 +128,9 @@ def _read_csv(
     return csv_strict.read(content, delimiter, schema, types)
 
 
-def _read_parquet_file(snapshot: Snapshot, content: bytes, schema: pa.Schema, types: Mapping[str, str]) -> pa.Table:
+def _read_parquet_file(
+    snapshot: DirectorySnapshot, content: bytes, schema: pa.Schema, types: Mapping[str, str]
+) -> pa.Table:
     if not content:
         return schema.empty_table()
     table = pyarrow.parquet.read_table(io.BytesIO(content))
@@ -180,7 +184,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return pa.string() if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else kind
 
 
-def _require_columns(snapshot: Snapshot, names: list[str], schema: pa.Schema) -> None:
+def _require_columns(snapshot: DirectorySnapshot, names: list[str], schema: pa.Schema) -> None:
     missing = [name for name in schema.names if name not in names]
     strange = [name for name in names if name not in schema.names]
     if missing or strange or len(set(names)) != len(names):

@@ -41,7 +41,7 @@ SETTLED_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Change:
+class ReleaseChange:
     """The change of a pipeline's release; "" is the deployment's own."""
 
     pipeline: str
@@ -75,7 +75,7 @@ class Watched:
 
 
 @dataclass(frozen=True)
-class Upgraded(Change):
+class Upgraded(ReleaseChange):
     """A finished upgrade, with what was watched. `driver` is None if the pipeline is not wanted to run."""
 
     batches: dict[str, int] = field(default_factory=dict)
@@ -107,7 +107,7 @@ def behind(root: str, pipeline: Pipeline, bindings: Path) -> Behind:
     return ask
 
 
-def check(launcher: Launcher, pipeline: str, release: str) -> Change:
+def check(launcher: Launcher, pipeline: str, release: str) -> ReleaseChange:
     """Check a release and return the change to it. Raises HeadraceError with every unsafe change and the way out."""
     result = launcher.check(pipeline, StartSpec(release=release))
     if result.changes:
@@ -119,7 +119,7 @@ def check(launcher: Launcher, pipeline: str, release: str) -> Change:
         )
     if result.exit != "FINISHED":
         raise HeadraceError(f"{release} cannot run {pipeline}: {result.error} Nothing was stopped.")
-    return Change(pipeline, desired_state.read(launcher.root, pipeline).release, release)
+    return ReleaseChange(pipeline, desired_state.read(launcher.root, pipeline).release, release)
 
 
 def stop(launcher: Launcher, pipeline: str) -> str:

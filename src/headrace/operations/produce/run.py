@@ -15,7 +15,7 @@ from headrace.operations.produce.generate import generate
 from headrace.operations.produce.mix import Mix
 from headrace.operations.produce.rows import OddRows
 from headrace.operations.produce.send import send
-from headrace.operations.produce.summary import Report, Summary, UndeliveredError
+from headrace.operations.produce.summary import Report, SendSummary, UndeliveredError
 
 
 def produce_generated(
@@ -25,7 +25,7 @@ def produce_generated(
     rate: float | None,
     progress: Report | None = None,
     start: datetime | None = None,
-) -> Summary:
+) -> SendSummary:
     """Generate the mix and send it at `rate` records per second in total (plus clicks); None: as fast as possible.
 
     With `mix.total_rate` as the rate, the mix's own plan is kept. `start` and the mix together determine the bytes; default:
@@ -55,7 +55,7 @@ def produce_file(
     topic: str,
     rate: float | None,
     progress: Report | None = None,
-) -> Summary:
+) -> SendSummary:
     """Send an NDJSON, JSON, CSV or Parquet file to a topic at `rate` records per second; None: as fast as possible.
 
     Malformed rows are passed on and counted in the summary's `odd`; so are rows left unsent after an interrupt, if the file

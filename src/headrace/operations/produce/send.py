@@ -20,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from headrace.access.bindings import KafkaBinding
 from headrace.errors import HeadraceError
 from headrace.operations.produce.record import Record
-from headrace.operations.produce.summary import Report, SendProgress, Summary, TopicAccount, UndeliveredError
+from headrace.operations.produce.summary import Report, SendProgress, SendSummary, TopicAccount, UndeliveredError
 
 _POLL_EVERY = 500  # records between two polls for delivery reports
 _QUEUE = 500_000  # records in librdkafka's queue
@@ -40,7 +40,7 @@ def send(
     total: int | None = None,
     report: Report | None = None,
     make_producer: Callable[[dict[str, object]], Any] = Producer,
-) -> Summary:
+) -> SendSummary:
     """Send records, which must be of `topics`, and wait until each is acknowledged by all in-sync replicas or has failed.
 
     `paced`: each record is sent at its `planned_at`, otherwise as fast as possible. `report` is called about ten times a
@@ -67,7 +67,7 @@ def send(
             raise HeadraceError(f"{fault} (In Kafka before it: {acknowledged} records{left}.)") from fault
         finally:
             run.settle()
-    summary = Summary(run.accounts, time.monotonic() - run.began, paced, run.stopped)
+    summary = SendSummary(run.accounts, time.monotonic() - run.began, paced, run.stopped)
     if summary.failed:
         raise UndeliveredError(_undelivered(summary, binding), summary)
     return summary
@@ -236,7 +236,7 @@ def _require_topics(producer: Any, binding: KafkaBinding, topics: Collection[str
         )
 
 
-def _undelivered(summary: Summary, binding: KafkaBinding) -> str:
+def _undelivered(summary: SendSummary, binding: KafkaBinding) -> str:
     worst = max(summary.topics.values(), key=lambda account: account.failed)
     return (
         f"{summary.failed} of {summary.sent} records did not reach Kafka at {binding.bootstrap_servers} "

@@ -97,7 +97,7 @@ class SendResult:
 
 
 @dataclass
-class Summary:
+class SendSummary:
     """The result of a run. Offset ranges are inclusive; records of other producers can lie in between."""
 
     topics: dict[str, TopicAccount]
@@ -163,7 +163,7 @@ class Summary:
 class UndeliveredError(HeadraceError):
     """Not every record reached Kafka. `summary` has the details."""
 
-    def __init__(self, message: str, summary: Summary) -> None:
+    def __init__(self, message: str, summary: SendSummary) -> None:
         super().__init__(message)
         self.summary = summary
 

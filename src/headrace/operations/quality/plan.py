@@ -69,7 +69,7 @@ class _Ledger:
 
     generation: generation.Generation | None = None
     folder: str = ""
-    newest: ledger.Record | None = None
+    newest: ledger.BatchRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,15 @@ def _check(sink: CheckedSink, now: _Now) -> Check:
     return Check(sink.name, sink.pipeline, sink.query, window, parameters, _references(now, sink))
 
 
-def _letters_are_written(newest: ledger.Record, topics: Iterable[str], now: _Now) -> bool:
+def _letters_are_written(newest: ledger.BatchRecord, topics: Iterable[str], now: _Now) -> bool:
     """Return whether the archive queries, which write the dead letters, have read all records that a query has read."""
     for topic in topics:
         archived = now.ledgers(archive_query(topic)).newest
-        of_topic: ledger.Record = {**newest, "watermark_ms": 0, "offsets": {topic: newest["offsets"].get(topic, {})}}
+        of_topic: ledger.BatchRecord = {
+            **newest,
+            "watermark_ms": 0,
+            "offsets": {topic: newest["offsets"].get(topic, {})},
+        }
         if archived is None or not _covers(archived, of_topic):
             return False
     return True
@@ -262,7 +266,7 @@ def _grid(pipeline: Pipeline, sink: CheckedSink) -> Grid | None:
     return Grid(*(part // _MILLISECOND for part in parts)) if by_start else None
 
 
-def behind_seconds(newest: ledger.Record, old: Mapping[str, Mapping[int, int]], now_ms: int) -> float:
+def behind_seconds(newest: ledger.BatchRecord, old: Mapping[str, Mapping[int, int]], now_ms: int) -> float:
     """Return the age of a query's newest batch if records have waited longer than the promised freshness, else 0.
 
     `old` has topic -> partition -> end of the records that are older than the promise. So a new record in a quiet topic does
@@ -294,7 +298,7 @@ def _references(now: _Now, sink: CheckedSink) -> dict[str, bool]:
     return comparable
 
 
-def _covers(other: ledger.Record, record: ledger.Record) -> bool:
+def _covers(other: ledger.BatchRecord, record: ledger.BatchRecord) -> bool:
     return other["watermark_ms"] >= record["watermark_ms"] * bool(other["watermark_ms"]) and all(
         other["offsets"].get(topic, {}).get(partition, [0, 0])[1] >= end
         for topic, partitions in record["offsets"].items()

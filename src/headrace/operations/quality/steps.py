@@ -83,9 +83,9 @@ def again(deployment: Deployment, sink: CheckedSink, window: BatchesStep | Close
     return _batch_step(deployment, sink, window)
 
 
-def grouped(records: Iterable[ledger.Record]) -> Iterator[list[ledger.Record]]:
+def grouped(records: Iterable[ledger.BatchRecord]) -> Iterator[list[ledger.BatchRecord]]:
     """Yield runs of records that together wrote at most STEP_ROWS rows. A larger batch is a run by itself."""
-    group: list[ledger.Record] = []
+    group: list[ledger.BatchRecord] = []
     rows = 0
     for record in records:
         if group and rows + record["rows_out"] > bounds.STEP_ROWS:
@@ -97,7 +97,7 @@ def grouped(records: Iterable[ledger.Record]) -> Iterator[list[ledger.Record]]:
         yield group
 
 
-def _records(folder: str, generation: int, first: int, last: int) -> Iterator[ledger.Record]:
+def _records(folder: str, generation: int, first: int, last: int) -> Iterator[ledger.BatchRecord]:
     for record in ledger.stream(folder, first):
         if record["batch"] > last:
             return
@@ -105,7 +105,7 @@ def _records(folder: str, generation: int, first: int, last: int) -> Iterator[le
             yield record
 
 
-def _window_of(group: list[ledger.Record]) -> BatchesStep:
+def _window_of(group: list[ledger.BatchRecord]) -> BatchesStep:
     first, last = group[0], group[-1]
     return BatchesStep(
         name=batches_name(last["generation"], first["batch"], last["batch"]),
@@ -120,7 +120,7 @@ def _window_of(group: list[ledger.Record]) -> BatchesStep:
     )
 
 
-def spans(group: Iterable[ledger.Record]) -> Ranges:
+def spans(group: Iterable[ledger.BatchRecord]) -> Ranges:
     """Return partition -> [start, end) of the source offsets that consecutive batches took (an archive has one topic)."""
     ranges: Ranges = {}
     for record in group:
@@ -138,7 +138,7 @@ def _batch_step(deployment: Deployment, sink: CheckedSink, window: BatchesStep) 
 
 
 def _topic_steps(
-    deployment: Deployment, sink: CheckedSink, window: Batches, groups: Iterator[list[ledger.Record]]
+    deployment: Deployment, sink: CheckedSink, window: Batches, groups: Iterator[list[ledger.BatchRecord]]
 ) -> Iterator[Step]:
     with topics.reader(deployment.bindings, sink.place[0], "quality") as consumer:
         cursor = window.cursor

@@ -182,7 +182,7 @@ def closed_windows(watermark_ms: int, grid: Grid, since_ms: int | None) -> Nothi
 
 
 def finished_batches(
-    generation: int, batches: Iterable[ledger.Record], since_ms: int = 0, gone_ms: int = 0
+    generation: int, batches: Iterable[ledger.BatchRecord], since_ms: int = 0, gone_ms: int = 0
 ) -> Nothing | Batches:
     """Return the window of a generation's oldest finished batches that one check reads.
 
@@ -227,11 +227,11 @@ class _Count:
     first: int = -1
     last: int = -1
 
-    def has_room_for(self, record: ledger.Record) -> bool:
+    def has_room_for(self, record: ledger.BatchRecord) -> bool:
         """Return whether a check with these batches may read one more."""
         return self.batches < bounds.CHECK_BATCHES and self.rows + record["rows_out"] <= bounds.CHECK_ROWS
 
-    def add(self, record: ledger.Record) -> None:
+    def add(self, record: ledger.BatchRecord) -> None:
         """Count a batch."""
         self.first = record["batch"] if self.first < 0 else self.first
         self.batches, self.rows, self.last = self.batches + 1, self.rows + record["rows_out"], record["batch"]

@@ -11,7 +11,7 @@ One pass over one pipeline (`run_pass`) takes these steps:
    of the end, where each checkpoint stands, and how far that is from the ends of Kafka. What does not answer is noted as
    unknown.
 4. Remember (`verdict.remember`): which driver runs, which queries committed a batch, since when each is behind.
-5. Judge (`verdict.judge`, pure): one verdict a query. The gravest is the verdict on the pipeline. The finding is
+5. Judge (`verdict.judge`, pure): one verdict a query. The gravest is the verdict on the pipeline. The assessment is
    actionable once its grace period is over.
 6. Decide (`decide.decide`, pure): NOTHING, START, FENCE_AND_START, RESTART, STOP or GIVE_UP, and the memory in
    which the attempt already counts. A fence requires that two passes observe the same. Starts wait out a back-off with
@@ -64,7 +64,7 @@ from headrace.operations.supervisor.decide import decide, restarts_left
 from headrace.operations.supervisor.driver_health import LIMITS, Limits
 from headrace.operations.supervisor.memory import Action, DriverSummary, Memory, QueryVerdict, Supervision
 from headrace.operations.supervisor.observe import SILENCE, Ends, KafkaEnds, observe
-from headrace.operations.supervisor.verdict import Finding, Judgement, Observation, judge, remember
+from headrace.operations.supervisor.verdict import Assessment, Judgement, Observation, judge, remember
 from headrace.operations.waiting import poll
 from headrace.store import pace, paths
 
@@ -163,7 +163,7 @@ def _pass(context: Context) -> Supervision:
         supervision.write(context.root, name, _supervision(context, observation, judgement, memory, action))
         action, memory, silence = _act(context, observation, action, memory, remembered)
         if silence:
-            unknown = Finding("UNKNOWN", silence)
+            unknown = Assessment("UNKNOWN", silence)
             judgement = Judgement(unknown, dict.fromkeys(judgement.queries, unknown))
     result = _supervision(context, observation, judgement, memory, action)
     supervision.write(context.root, name, result)
@@ -263,8 +263,8 @@ def _supervision(
         wanted_at_ms=desired.at_ms,
         driver=_summary(observation.drivers[0]) if observation.drivers else None,
         queries=tuple(
-            _query_verdict(context.pipeline, query, observation, finding)
-            for query, finding in judgement.queries.items()
+            _query_verdict(context.pipeline, query, observation, assessment)
+            for query, assessment in judgement.queries.items()
         ),
         action=action,
         last_action=memory.last_action,
@@ -279,12 +279,12 @@ def _summary(driver: Driver) -> DriverSummary:
     return DriverSummary(driver.identity, driver.where, int(driver.started * 1000), driver.pending, driver.release)
 
 
-def _query_verdict(pipeline: Pipeline, query: str, observation: Observation, finding: Finding) -> QueryVerdict:
+def _query_verdict(pipeline: Pipeline, query: str, observation: Observation, assessment: Assessment) -> QueryVerdict:
     position = observation.positions.get(query)
     return QueryVerdict(
         query=names.query_name(pipeline.name, query),
-        verdict=finding.verdict,
-        reason=finding.reason,
+        verdict=assessment.verdict,
+        reason=assessment.reason,
         generation=position.generation if position else None,
         batch=position.batch if position else None,
         lag=position.lag if position else None,
@@ -294,9 +294,9 @@ def _query_verdict(pipeline: Pipeline, query: str, observation: Observation, fin
 def _unreadable(context: Context, error: Exception) -> Supervision:
     """Return UNKNOWN for a pipeline whose files cannot be read or written; nothing was done."""
     now_ms = _now_ms()
-    finding = Finding("UNKNOWN", f"the storage does not answer: {error}")
+    assessment = Assessment("UNKNOWN", f"the storage does not answer: {error}")
     observation = Observation(now_ms, DesiredState(reason="not known"), None)
-    judgement = Judgement(finding, dict.fromkeys(names.query_names(context.pipeline), finding))
+    judgement = Judgement(assessment, dict.fromkeys(names.query_names(context.pipeline), assessment))
     action = Action("NOTHING", "what is not known is not touched", now_ms)
     return _supervision(context, observation, judgement, Memory(), action)
 

@@ -12,35 +12,35 @@ from dataclasses import replace
 from headrace.contract.exit_codes import Exit
 from headrace.operations.supervisor.driver_health import Limits
 from headrace.operations.supervisor.memory import WORKING, Action, Kind, Memory
-from headrace.operations.supervisor.verdict import Finding, Observation
+from headrace.operations.supervisor.verdict import Assessment, Observation
 
 
 def decide(
-    finding: Finding, observation: Observation, memory: Memory, limits: Limits, rng: random.Random
+    assessment: Assessment, observation: Observation, memory: Memory, limits: Limits, rng: random.Random
 ) -> tuple[Action, Memory]:
     """Return what to do about a pipeline's verdict, and the memory in which a start already counts.
 
     At most one start a call. `rng` gives the jitter, so that pipelines that ended together do not start together.
     """
-    memory = _count_calm(finding, observation, memory, limits)
-    if finding.verdict == "UNKNOWN":
+    memory = _count_calm(assessment, observation, memory, limits)
+    if assessment.verdict == "UNKNOWN":
         return _nothing(observation, "what is not known is not touched"), memory
     if observation.desired.held(observation.now_ms):
         left = (observation.desired.held_until_ms - observation.now_ms) / 1000
         return _nothing(observation, f"an upgrade runs: only observed for {left:.0f} s more"), _trust(memory)
     if observation.drivers:
         memory = replace(memory, next_start_ms=0)
-    if not finding.actionable:
-        return _leave_or_replace(finding, observation, _trust(memory))
+    if not assessment.actionable:
+        return _leave_or_replace(assessment, observation, _trust(memory))
     if observation.desired.want != "RUNNING":
-        return _act("STOP", finding.reason, observation, memory)
-    if finding.verdict == "MISSING" and finding.end == Exit.STORE_AWAY.name:
-        return _try_start(finding, observation, memory, limits)
-    if finding.verdict == "MISSING":
-        return _start(finding, observation, memory, limits, rng)
-    if finding.verdict == "CRASH_LOOP":
-        return _give_up(finding.reason, observation, memory)
-    return _fence(finding, observation, memory, limits)
+        return _act("STOP", assessment.reason, observation, memory)
+    if assessment.verdict == "MISSING" and assessment.end == Exit.STORE_AWAY.name:
+        return _try_start(assessment, observation, memory, limits)
+    if assessment.verdict == "MISSING":
+        return _start(assessment, observation, memory, limits, rng)
+    if assessment.verdict == "CRASH_LOOP":
+        return _give_up(assessment.reason, observation, memory)
+    return _fence(assessment, observation, memory, limits)
 
 
 def restarts_left(observation: Observation, memory: Memory, limits: Limits) -> int:
@@ -56,19 +56,19 @@ def wait_seconds(used: int, limits: Limits, rng: random.Random) -> float:
     return rng.uniform(longest / 2, longest)
 
 
-def _leave_or_replace(finding: Finding, observation: Observation, memory: Memory) -> tuple[Action, Memory]:
+def _leave_or_replace(assessment: Assessment, observation: Observation, memory: Memory) -> tuple[Action, Memory]:
     """Leave a driver that does well or has time left; replace one whose settings the deployment has changed (`helm upgrade`).
 
     That is no fault and costs no budget: the new driver has the new settings, so it happens once.
     """
-    works = observation.desired.want == "RUNNING" and finding.verdict in WORKING
+    works = observation.desired.want == "RUNNING" and assessment.verdict in WORKING
     if works and any(driver.outdated for driver in observation.drivers or ()):
         return _act("RESTART", "it runs with settings that the deployment no longer has", observation, memory)
-    return _nothing(observation, "all is well" if finding.verdict == "HEALTHY" else finding.reason), memory
+    return _nothing(observation, "all is well" if assessment.verdict == "HEALTHY" else assessment.reason), memory
 
 
 def _start(
-    finding: Finding, observation: Observation, memory: Memory, limits: Limits, rng: random.Random
+    assessment: Assessment, observation: Observation, memory: Memory, limits: Limits, rng: random.Random
 ) -> tuple[Action, Memory]:
     memory = _trust(memory)
     used = len(memory.restarts_since(observation.desired))
@@ -79,24 +79,26 @@ def _start(
     if observation.now_ms < due:
         left = (due - observation.now_ms) / 1000
         return _nothing(
-            observation, f"{finding.reason}; restart {used + 1} of {limits.restarts} in {left:.0f} s"
+            observation, f"{assessment.reason}; restart {used + 1} of {limits.restarts} in {left:.0f} s"
         ), memory
-    memory = _count_end(finding.end, _spend(observation, memory))
-    return _act("START", f"{finding.reason}; start {used + 1} of {limits.restarts}", observation, memory)
+    memory = _count_end(assessment.end, _spend(observation, memory))
+    return _act("START", f"{assessment.reason}; start {used + 1} of {limits.restarts}", observation, memory)
 
 
-def _try_start(finding: Finding, observation: Observation, memory: Memory, limits: Limits) -> tuple[Action, Memory]:
+def _try_start(
+    assessment: Assessment, observation: Observation, memory: Memory, limits: Limits
+) -> tuple[Action, Memory]:
     """Start after an end for a store that is away: at once, then every `away_wait` seconds, and nothing is spent."""
     memory = _trust(memory)
     last = memory.last_action
     due = last.at_ms + int(limits.away_wait * 1000) if last and last.kind == "START" else observation.now_ms
     if observation.now_ms < due:
         left = (due - observation.now_ms) / 1000
-        return _nothing(observation, f"{finding.reason}; tried again in {left:.0f} s"), replace(
+        return _nothing(observation, f"{assessment.reason}; tried again in {left:.0f} s"), replace(
             memory, next_start_ms=due
         )
-    reason = f"{finding.reason}; tried again, at no cost of the budget"
-    return _act("START", reason, observation, replace(_count_end(finding.end, memory), next_start_ms=0))
+    reason = f"{assessment.reason}; tried again, at no cost of the budget"
+    return _act("START", reason, observation, replace(_count_end(assessment.end, memory), next_start_ms=0))
 
 
 def _count_end(end: str, memory: Memory) -> Memory:
@@ -104,19 +106,19 @@ def _count_end(end: str, memory: Memory) -> Memory:
     return replace(memory, same_end=end, same_ends=memory.same_ends + 1 if memory.same_end == end else 1)
 
 
-def _fence(finding: Finding, observation: Observation, memory: Memory, limits: Limits) -> tuple[Action, Memory]:
+def _fence(assessment: Assessment, observation: Observation, memory: Memory, limits: Limits) -> tuple[Action, Memory]:
     """Fence a driver that hangs or runs twice, once two passes have observed the same, while the budget lasts."""
     suspect = " ".join(
-        [finding.verdict, *(driver.identity for driver in observation.drivers or ()), finding.sign]
+        [assessment.verdict, *(driver.identity for driver in observation.drivers or ()), assessment.sign]
     ).strip()
     if memory.suspect != suspect:
         memory = replace(memory, suspect=suspect, suspect_since_ms=observation.now_ms)
     if observation.now_ms - memory.suspect_since_ms < limits.confirm * 1000:
-        return _nothing(observation, f"{finding.reason}; a second pass must find the same"), memory
+        return _nothing(observation, f"{assessment.reason}; a second pass must find the same"), memory
     used = len(memory.restarts_since(observation.desired))
     if used >= limits.restarts:
-        return _give_up(f"{finding.reason}; the budget of {limits.restarts} restarts is spent", observation, memory)
-    reason = f"{finding.reason}; start {used + 1} of {limits.restarts}"
+        return _give_up(f"{assessment.reason}; the budget of {limits.restarts} restarts is spent", observation, memory)
+    reason = f"{assessment.reason}; start {used + 1} of {limits.restarts}"
     return _act("FENCE_AND_START", reason, observation, _trust(_spend(observation, memory)))
 
 
@@ -127,11 +129,11 @@ def _give_up(reason: str, observation: Observation, memory: Memory) -> tuple[Act
     return _act("GIVE_UP", reason, observation, replace(_trust(memory), gave_up_ms=observation.now_ms))
 
 
-def _count_calm(finding: Finding, observation: Observation, memory: Memory, limits: Limits) -> Memory:
+def _count_calm(assessment: Assessment, observation: Observation, memory: Memory, limits: Limits) -> Memory:
     """Reset the budget after a stable run: the driver gives heartbeats and has had no fault for so long."""
-    if finding.verdict == "UNKNOWN":
+    if assessment.verdict == "UNKNOWN":
         return memory
-    if not observation.drivers or not memory.first_beat_ms or finding.verdict not in WORKING:
+    if not observation.drivers or not memory.first_beat_ms or assessment.verdict not in WORKING:
         return replace(memory, calm_since_ms=0)
     memory = replace(memory, calm_since_ms=memory.calm_since_ms or observation.now_ms)
     if observation.now_ms - memory.calm_since_ms >= limits.stable * 1000:

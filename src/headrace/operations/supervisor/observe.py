@@ -19,7 +19,7 @@ from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.drivers.desired_state import DesiredState
 from headrace.operations.drivers.interface import Launcher, LauncherSilentError
-from headrace.operations.supervisor.verdict import Observation, Position
+from headrace.operations.supervisor.verdict import CheckpointPosition, Observation
 from headrace.store import driver_files, generation
 from headrace.store.checkpoint_log import Offsets, distance, initial_offsets, newest_batch, read_batch_range
 
@@ -94,7 +94,7 @@ def observe(launcher: Launcher, pipeline: Pipeline, desired: DesiredState, ends:
     if desired.want != "RUNNING":
         return Observation(now_ms, desired, running)
     unknown, heartbeat, exit_record, launcher_record = "", None, None, None
-    positions: Mapping[str, Position] = {}
+    positions: Mapping[str, CheckpointPosition] = {}
     try:
         # After `find`: a driver that is gone wrote its exit record before it went.
         heartbeat, exit_record = (
@@ -114,7 +114,9 @@ def observe(launcher: Launcher, pipeline: Pipeline, desired: DesiredState, ends:
     return Observation(now_ms, desired, running, heartbeat, exit_record, positions, unknown, launcher_record)
 
 
-def positions_of(root: str, pipeline: Pipeline, ends: Offsets, written: Offsets | None = None) -> dict[str, Position]:
+def positions_of(
+    root: str, pipeline: Pipeline, ends: Offsets, written: Offsets | None = None
+) -> dict[str, CheckpointPosition]:
     """Return where each query of the pipeline stands, by its short name.
 
     `ends`: of the committed records; `written`: of all records, where a transaction may be open.
@@ -122,19 +124,19 @@ def positions_of(root: str, pipeline: Pipeline, ends: Offsets, written: Offsets 
     return {query: _position(root, pipeline, query, ends, written or ends) for query in names.query_names(pipeline)}
 
 
-def _position(root: str, pipeline: Pipeline, query: str, ends: Offsets, written: Offsets) -> Position:
+def _position(root: str, pipeline: Pipeline, query: str, ends: Offsets, written: Offsets) -> CheckpointPosition:
     topics = _topics(pipeline, query)
     held, held_at = _held(ends, written, topics)
     try:
         current = generation.current(root, pipeline.name, query)
         if current is None:
-            return Position(lag=_lag({}, ends, topics), held=held, held_at=held_at)
+            return CheckpointPosition(lag=_lag({}, ends, topics), held=held, held_at=held_at)
         checkpoint = current.paths(root).checkpoint
         batch = newest_batch(checkpoint)
         taken = initial_offsets(checkpoint) if batch is None else read_batch_range(checkpoint, batch).end
     except SILENCE as error:
-        return Position(error=f"its checkpoint cannot be read: {error}")
-    return Position(current.number, batch, _lag(taken, ends, topics), held=held, held_at=held_at)
+        return CheckpointPosition(error=f"its checkpoint cannot be read: {error}")
+    return CheckpointPosition(current.number, batch, _lag(taken, ends, topics), held=held, held_at=held_at)
 
 
 def _topics(pipeline: Pipeline, query: str) -> list[str]:

@@ -37,7 +37,7 @@ ADOPTED_MS = 10_000  # three heartbeats
 
 
 @dataclass(frozen=True)
-class Position:
+class CheckpointPosition:
     """Where a query's checkpoint stands. `lag` is in offsets, None if not known; `error` says why nothing is known.
 
     `lag` is up to the end of the committed records. `held`: offsets of its topics that stand behind open transactions, and
@@ -64,13 +64,13 @@ class Observation:
     drivers: tuple[Driver, ...] | None
     heartbeat: Heartbeat | None = None
     exit_record: ExitRecord | None = None
-    positions: Mapping[str, Position] = field(default_factory=dict)
+    positions: Mapping[str, CheckpointPosition] = field(default_factory=dict)
     unknown: str = ""
     launcher_record: ExitRecord | None = None
 
 
 @dataclass(frozen=True)
-class Finding:
+class Assessment:
     """A verdict and its reason in words. `actionable`: the grace period is over and the supervisor may act.
 
     A second pass must find `sign` unchanged: an old heartbeat that changes between two passes is a wrong clock, not a frozen
@@ -88,8 +88,8 @@ class Finding:
 class Judgement:
     """The verdict on a pipeline, and on each query by its short name."""
 
-    pipeline: Finding
-    queries: Mapping[str, Finding]
+    pipeline: Assessment
+    queries: Mapping[str, Assessment]
 
 
 def remember(observation: Observation, memory: Memory) -> Memory:
@@ -120,9 +120,13 @@ def judge(pipeline: Pipeline, observation: Observation, memory: Memory, limits: 
     overall = _of_pipeline(pipeline.name, observation, memory, limits)
     if overall is not None:
         return Judgement(overall, dict.fromkeys(names.query_names(pipeline), overall))
-    findings = {query: _of_query(pipeline, query, observation, memory, limits) for query in names.query_names(pipeline)}
-    gravest = max(findings, key=lambda query: (GRAVITY.index(findings[query].verdict), findings[query].actionable))
-    return Judgement(replace(findings[gravest], reason=f"{gravest}: {findings[gravest].reason}"), findings)
+    assessments = {
+        query: _of_query(pipeline, query, observation, memory, limits) for query in names.query_names(pipeline)
+    }
+    gravest = max(
+        assessments, key=lambda query: (GRAVITY.index(assessments[query].verdict), assessments[query].actionable)
+    )
+    return Judgement(replace(assessments[gravest], reason=f"{gravest}: {assessments[gravest].reason}"), assessments)
 
 
 def last_exit(observation: Observation, memory: Memory) -> ExitRecord | None:
@@ -161,41 +165,43 @@ def stall_seconds(pipeline: Pipeline, query: str, limits: Limits) -> float:
     return max(limits.stall, 2 * pipeline.slo.freshness.total_seconds(), 3 * _trigger(pipeline, query).total_seconds())
 
 
-def _of_pipeline(pipeline: str, observation: Observation, memory: Memory, limits: Limits) -> Finding | None:
+def _of_pipeline(pipeline: str, observation: Observation, memory: Memory, limits: Limits) -> Assessment | None:
     """Return the verdict that holds for all queries alike, or None if each query is to be judged."""
     desired = observation.desired
     if observation.drivers is None:
-        return Finding("UNKNOWN", observation.unknown)
+        return Assessment("UNKNOWN", observation.unknown)
     if desired.want != "RUNNING":
         why = f"wanted {desired.want}{f' by {desired.by}' if desired.by else ''}: {desired.reason}"
         if observation.drivers:
             # The operator who wanted that is stopping it: a running batch has its grace time.
             late = observation.now_ms - desired.at_ms > limits.end * 1000
-            return Finding("IDLE", f"{why}; {_where(observation)} still runs", actionable=late)
-        return Finding("IDLE", why)
+            return Assessment("IDLE", f"{why}; {_where(observation)} still runs", actionable=late)
+        return Assessment("IDLE", why)
     if not observation.drivers:
         return _of_missing(pipeline, observation, memory, limits)
     if observation.unknown:
-        return Finding("UNKNOWN", observation.unknown)
+        return Assessment("UNKNOWN", observation.unknown)
     if len(observation.drivers) > 1:
-        return Finding("DUPLICATE", f"{len(observation.drivers)} drivers run: {_where(observation)}", actionable=True)
+        return Assessment(
+            "DUPLICATE", f"{len(observation.drivers)} drivers run: {_where(observation)}", actionable=True
+        )
     return _of_driver(observation, observation.drivers[0], memory, limits)
 
 
-def _of_missing(pipeline: str, observation: Observation, memory: Memory, limits: Limits) -> Finding:
+def _of_missing(pipeline: str, observation: Observation, memory: Memory, limits: Limits) -> Assessment:
     """Judge a pipeline that should run and has no driver."""
     desired, record = observation.desired, last_exit(observation, memory)
     end = record.exit if record else ""
     ended = f"the driver ended with {end}: {record.error or _error_of_queries(observation)}" if record else ""
     if end in NO_RESTART:
-        return Finding(
+        return Assessment(
             "CRASH_LOOP", f"{ended}; no restart can correct that, {NO_RESTART[end]}", actionable=True, end=end
         )
     locked_ms = record.at_ms if record and end == Exit.LOCKED.name else 0
     if locked_ms and observation.now_ms - locked_ms < limits.longest_wait * 1000:  # then it may be gone: tried again
-        return Finding("DUPLICATE", f"{ended}; the launcher does not know it", end=end)
+        return Assessment("DUPLICATE", f"{ended}; the launcher does not know it", end=end)
     if observation.unknown:
-        return Finding("UNKNOWN", observation.unknown)
+        return Assessment("UNKNOWN", observation.unknown)
     helps = HELPS.get(Exit[end]) if end in Exit.__members__ else None
     search = (
         f". If a record is to blame, this names it: headrace stream stop {pipeline}; headrace dead-letters find {pipeline}"
@@ -207,14 +213,14 @@ def _of_missing(pipeline: str, observation: Observation, memory: Memory, limits:
         ended = f"{ended.rstrip('.')}; {helps}"
         if used and memory.same_end == end and memory.same_ends >= limits.same_ends:
             why = f"{ended}; {memory.same_ends} drivers in a row ended so, the next would too{search}"
-            return Finding("CRASH_LOOP", why, actionable=True, end=end)
+            return Assessment("CRASH_LOOP", why, actionable=True, end=end)
     if used >= limits.restarts and end != Exit.STORE_AWAY.name:
         why = f"{ended or 'no driver runs'} after {used} restarts; the budget is spent{search}"
-        return Finding("CRASH_LOOP", why, actionable=True, end=end)
+        return Assessment("CRASH_LOOP", why, actionable=True, end=end)
     why = ended or ("the driver vanished without an exit record" if _ran(observation, memory) else "no driver runs")
     if observation.now_ms - desired.at_ms < limits.head_start * 1000:
-        return Finding("MISSING", f"{why}; {desired.by or 'an operator'} is starting it", end=end)
-    return Finding("MISSING", why, actionable=True, end=end)
+        return Assessment("MISSING", f"{why}; {desired.by or 'an operator'} is starting it", end=end)
+    return Assessment("MISSING", why, actionable=True, end=end)
 
 
 def _ran(observation: Observation, memory: Memory) -> bool:
@@ -238,7 +244,7 @@ def _error_of_queries(observation: Observation) -> str:
     return "no error given"
 
 
-def _of_driver(observation: Observation, driver: Driver, memory: Memory, limits: Limits) -> Finding | None:
+def _of_driver(observation: Observation, driver: Driver, memory: Memory, limits: Limits) -> Assessment | None:
     """Judge the one driver that runs by its heartbeat; None if it gives one and no query has ended."""
     heartbeat = heartbeat_of(observation.heartbeat, driver)
     alive_ms = max(heartbeat.at_ms if heartbeat else memory.started_ms, memory.moved_ms)
@@ -246,40 +252,44 @@ def _of_driver(observation: Observation, driver: Driver, memory: Memory, limits:
     if driver.pending or heartbeat is None:
         doing = "is pending" if driver.pending else "starts"
         if age > limits.start:
-            return Finding("STALLED", f"{driver.where} {doing} for {age:.0f} s, longer than {limits.start:.0f} s", True)
-        return Finding("IDLE", f"{driver.where} {doing}")
+            return Assessment(
+                "STALLED", f"{driver.where} {doing} for {age:.0f} s, longer than {limits.start:.0f} s", True
+            )
+        return Assessment("IDLE", f"{driver.where} {doing}")
     if heartbeat.exit:
         late = age > limits.end
-        return Finding("STALLED", f"{driver.where} ends with {heartbeat.exit} since {max(age, 0):.0f} s", late)
+        return Assessment("STALLED", f"{driver.where} ends with {heartbeat.exit} since {max(age, 0):.0f} s", late)
     ended = [state for state in heartbeat.queries if not state.active]
     if ended:
         why = f"{ended[0].query} ended: {ended[0].error}; {driver.where} stops the others"
-        return Finding("STALLED", why, age > limits.end)
+        return Assessment("STALLED", why, age > limits.end)
     silent = silent_seconds(heartbeat, memory.moved_ms, observation.now_ms, limits)
     if silent is not None:
         why = f"{driver.where} runs, but its last heartbeat is {silent:.0f} s old"
-        return Finding("STALLED", why, True, str(heartbeat.at_ms))
+        return Assessment("STALLED", why, True, str(heartbeat.at_ms))
     return None
 
 
-def _of_query(pipeline: Pipeline, query: str, observation: Observation, memory: Memory, limits: Limits) -> Finding:
+def _of_query(pipeline: Pipeline, query: str, observation: Observation, memory: Memory, limits: Limits) -> Assessment:
     """Judge one query of a driver that gives heartbeats."""
-    position = observation.positions.get(query, Position(error="its checkpoint was not read"))
+    position = observation.positions.get(query, CheckpointPosition(error="its checkpoint was not read"))
     if position.error:
-        return Finding("UNKNOWN", position.error)
+        return Assessment("UNKNOWN", position.error)
     state = _state(pipeline, query, observation)
     if state is None:
-        return Finding("IDLE", "the driver runs a release without it: it comes with a restart")
+        return Assessment("IDLE", "the driver runs a release without it: it comes with a restart")
     if position.lag is None:
-        return Finding("UNKNOWN", "its lag is not known")
-    finding = _of_position(pipeline, query, observation, memory, limits)
+        return Assessment("UNKNOWN", "its lag is not known")
+    assessment = _of_position(pipeline, query, observation, memory, limits)
     most = max_groups(pipeline, query)
-    if most is not None and state.groups > most and finding.verdict in WORKING:
-        return Finding("TOO_MANY_KEYS", _beyond_keys(pipeline, query, state.groups, most))
-    return finding
+    if most is not None and state.groups > most and assessment.verdict in WORKING:
+        return Assessment("TOO_MANY_KEYS", _beyond_keys(pipeline, query, state.groups, most))
+    return assessment
 
 
-def _of_position(pipeline: Pipeline, query: str, observation: Observation, memory: Memory, limits: Limits) -> Finding:
+def _of_position(
+    pipeline: Pipeline, query: str, observation: Observation, memory: Memory, limits: Limits
+) -> Assessment:
     """Judge a query whose driver and position are known, by its lag and its batches."""
     position, state, now_ms = observation.positions[query], _state(pipeline, query, observation), observation.now_ms
     assert state is not None
@@ -287,16 +297,16 @@ def _of_position(pipeline: Pipeline, query: str, observation: Observation, memor
     if position.lag == 0:
         waits = (now_ms - memory.held[query][1]) / 1000 if position.held_at and query in memory.held else 0.0
         if waits > pipeline.slo.freshness.total_seconds():
-            return Finding("LAGGING", _behind_transaction(position, waits))
+            return Assessment("LAGGING", _behind_transaction(position, waits))
         if age is None or age > _recent(pipeline, query):
-            return Finding("IDLE", "nothing to do: it has taken all that its topics hold")
-        return Finding("HEALTHY", f"batch {position.batch} {age:.0f} s ago, no lag")
+            return Assessment("IDLE", "nothing to do: it has taken all that its topics hold")
+        return Assessment("HEALTHY", f"batch {position.batch} {age:.0f} s ago, no lag")
     return _of_waiting(pipeline, query, observation, memory, limits, age)
 
 
 def _of_waiting(
     pipeline: Pipeline, query: str, observation: Observation, memory: Memory, limits: Limits, age: float | None
-) -> Finding:
+) -> Assessment:
     """Judge a query that is behind Kafka; `age` is that of the newest batch of this driver, if it has finished one."""
     position, state, now_ms = observation.positions[query], _state(pipeline, query, observation), observation.now_ms
     assert position.lag is not None
@@ -311,15 +321,15 @@ def _of_waiting(
     behind = f"{position.lag:,} offsets behind"
     if still > bound:
         what = f"nothing of it moved for {still:.0f} s: {doing}" if doing else f"no batch finished for {still:.0f} s"
-        return Finding("STALLED", f"{behind} and {what}", actionable=True)
+        return Assessment("STALLED", f"{behind} and {what}", actionable=True)
     doing = f"; {doing}" if doing else ""
     if age is None:
-        return Finding("LAGGING", f"{behind}; the first batch since the start is not finished{doing}")
+        return Assessment("LAGGING", f"{behind}; the first batch since the start is not finished{doing}")
     if position.lag > pipeline.slo.lag:
-        return Finding("LAGGING", f"{behind}, promised are at most {pipeline.slo.lag:,}{doing}")
+        return Assessment("LAGGING", f"{behind}, promised are at most {pipeline.slo.lag:,}{doing}")
     if waits > pipeline.slo.freshness.total_seconds():
-        return Finding("LAGGING", f"{behind}, and no batch finished for {waits:.0f} s{doing}")
-    return Finding("HEALTHY", f"batch {position.batch} {age:.0f} s ago, {behind}")
+        return Assessment("LAGGING", f"{behind}, and no batch finished for {waits:.0f} s{doing}")
+    return Assessment("HEALTHY", f"batch {position.batch} {age:.0f} s ago, {behind}")
 
 
 def _beyond_keys(pipeline: Pipeline, query: str, keys: int, most: int) -> str:
@@ -349,7 +359,7 @@ def _still_seconds(state: QueryState, observation: Observation, waits: float) ->
     return min(waits, max(0.0, (observation.heartbeat.at_ms - state.moved_ms) / 1000))
 
 
-def _behind_transaction(position: Position, waits: float) -> str:
+def _behind_transaction(position: CheckpointPosition, waits: float) -> str:
     return (
         f"it has taken all that is committed; {position.held:,} offsets stand behind an open transaction since {waits:.0f} s: "
         f"{position.held_at}. They come when its producer commits or aborts, or its transaction times out"
