@@ -68,7 +68,7 @@ def _accepts(address: str, port: int) -> bool:
     return True
 
 
-def airflow(_deployment: Deployment) -> Iterator[Sample]:
+def airflow(_deployment: object) -> Iterator[Sample]:
     """Yield whether Airflow's API and its database answer, and the newest heartbeat of each part.
 
     The source is `/api/v2/monitor/health`, which asks for no login. Yields nothing where no address is given.

@@ -50,7 +50,7 @@ class Mix(BaseModel):
     unknown_users: Share = Field(0.02, description="Logins of users who are not in the directory.")
     click_through: Share = Field(0.2, description="Share of the impressions that are clicked.")
     slow_clicks: Share = Field(0.05, description="Share of those clicks that come later than 5 minutes.")
-    orphan_clicks: Annotated[float, Field(0.05, ge=0, lt=1, description="Share of clicks without impression.")]
+    orphan_clicks: float = Field(0.05, ge=0, lt=1, description="Share of clicks without impression.")
 
     skew: float = Field(
         1.1, ge=0, le=5, description="Zipf exponent of products, users and ads; 0: all equally frequent."
