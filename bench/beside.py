@@ -75,7 +75,7 @@ class Load:
     @property
     def events(self) -> int:
         """Return how many events the topic has."""
-        return self.loaded.num_rows
+        return int(self.loaded.num_rows)
 
     def check(self, workload: str, said: dict[str, Any], output: pa.Table | None) -> str:
         """Return what equals the oracle. Raises WrongOutputError."""

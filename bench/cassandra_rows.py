@@ -20,9 +20,8 @@ import psutil
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from smoke import _settings
-
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from bench.smoke import _settings
 from headrace.access.bindings import read_cassandra
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import CassandraSink

@@ -82,12 +82,10 @@ def expected(count: int) -> pa.Table:
     parts = [
         pa.table({"product": product, "cents": cents, "seconds": seconds}) for product, cents, seconds in blocks(count)
     ]
-    return (
-        duckdb.from_arrow(pa.concat_tables(parts))
-        .query(
-            "events",
-            "SELECT seconds // 300 * 300 AS started, printf('p%05d', product) AS product_id, sum(cents)::BIGINT AS cents, "
-            "count(*) AS sales FROM events GROUP BY ALL",
-        )
-        .to_arrow_table()
+    sums = duckdb.from_arrow(pa.concat_tables(parts)).query(
+        "events",
+        "SELECT seconds // 300 * 300 AS started, printf('p%05d', product) AS product_id, sum(cents)::BIGINT AS cents, "
+        "count(*) AS sales FROM events GROUP BY ALL",
     )
+    assert sums is not None
+    return sums.to_arrow_table()

@@ -22,10 +22,9 @@ from pathlib import Path
 
 from cassandra.concurrent import execute_concurrent_with_args
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import batch
-from smoke import _settings
-
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from bench import batch
+from bench.smoke import _settings
 from headrace.batch import views
 from headrace.contract.job_files import ViewsSpec
 from headrace.contract.load import load_pipeline

@@ -27,9 +27,8 @@ from typing import Any
 import psutil
 from confluent_kafka import Producer
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from smoke import _settings
-
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from bench.smoke import _settings
 from headrace.access.bindings import binding_root, read_kafka
 from headrace.contract.load import load_pipeline
 from headrace.driver import session, source

@@ -25,9 +25,8 @@ from typing import Any
 import duckdb
 import psutil
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import events
-
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from bench import events
 from headrace.access.bindings import read_kafka
 from headrace.contract.load import load_pipeline
 from headrace.local import jars, platform
@@ -122,7 +121,8 @@ def _measured(
         )  # fmt: skip
         assert child.stdin
         assert child.stdout
-        tree, spent = psutil.Process(child.pid), {}
+        tree = psutil.Process(child.pid)
+        spent: dict[tuple[int, float], float] = {}
         try:
             os.set_blocking(child.stdout.fileno(), False)
             deadline = time.monotonic() + DRAIN_TIMEOUT_SECONDS
@@ -136,8 +136,9 @@ def _measured(
             child.stdin.flush()
             child.wait(60)
         finally:
-            for process in [*_family(tree), child]:
+            for process in _family(tree):
                 process.kill()
+            child.kill()
             child.wait()
             child.stdin.close()
             child.stdout.close()
@@ -170,10 +171,12 @@ def _check(settings: Settings, options: argparse.Namespace, variant: str, size: 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _measured(settings, options, variant, "check", size, folder)
-    newest = duckdb.sql(
+    sums = duckdb.sql(
         "SELECT epoch(window_start)::BIGINT AS started, product_id, arg_max(total_amount, batch) * 100 AS cents "
         f"FROM read_parquet('{folder}/rows/*/*.parquet', hive_partitioning = true) GROUP BY ALL"
-    ).fetchall()
+    )
+    assert sums is not None
+    newest = sums.fetchall()
     _require_equal(variant, size, {(started, product): int(cents) for started, product, cents in newest})
     _say(options, f"{variant}: {len(newest)} window sums of {size} events equal DuckDB's")
 
@@ -216,7 +219,7 @@ def _environment(settings: Settings, options: argparse.Namespace, folder: Path) 
 
 def _summary(drains: list[Drain], sizes: list[int], width: dict[int, float]) -> dict[str, Any]:
     """Return the drains and, per variant and sink, median CPU by size and its slope in microseconds per event."""
-    lines = []
+    lines: list[dict[str, Any]] = []
     for variant, sink in dict.fromkeys((d.variant, d.sink) for d in drains):
         cpu = {
             n: statistics.median(d.cpu_s for d in drains if (d.variant, d.sink, d.events) == (variant, sink, n))
