@@ -77,6 +77,9 @@ class Imagined:
             raise LauncherSilentError("The API answered 500.")
         return list(self.alive)
 
+    def running(self) -> list[str]:
+        return sorted({driver.pipeline for driver in self.alive})
+
     def submit(self, pipeline: str, spec: StartSpec = DEFAULT_START) -> tuple[Driver, bool]:
         self._call("submit")
         if self.alive:

@@ -1,5 +1,7 @@
 """A headless Chromium (Debian's package `chromium`), driven by its DevTools protocol without a separate driver."""
 
+from __future__ import annotations
+
 import base64
 import itertools
 import json
@@ -8,8 +10,10 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import websocket
@@ -20,28 +24,29 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 class Page:
     """One tab."""
 
-    def __init__(self, socket):
+    def __init__(self, socket: websocket.WebSocket) -> None:
         self._socket = socket
         self._numbers = itertools.count(1)
 
-    def call(self, method, **params):
+    def call(self, method: str, **params: object) -> dict[str, Any]:
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
         while True:
             answer = json.loads(self._socket.recv())
             if answer.get("id") == number:
                 assert "error" not in answer, answer
-                return answer["result"]
+                result: dict[str, Any] = answer["result"]
+                return result
 
-    def open(self, url):
+    def open(self, url: str) -> None:
         self.call("Page.navigate", url=url)
 
-    def evaluate(self, expression):
+    def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression (true for any object), or None where it throws."""
         result = self.call("Runtime.evaluate", expression=expression)["result"]
         return None if result.get("subtype") == "error" else result.get("value", result["type"] == "object")
 
-    def wait_for(self, expression, seconds=300):
+    def wait_for(self, expression: str, seconds: float = 300) -> Any:
         """Wait until an expression is true and return its value."""
         deadline = time.monotonic() + seconds
         while not (value := self.evaluate(expression)):
@@ -49,21 +54,21 @@ class Page:
             time.sleep(0.2)
         return value
 
-    def text(self):
-        return self.evaluate("document.body.innerText") or ""
+    def text(self) -> str:
+        return str(self.evaluate("document.body.innerText") or "")
 
-    def dark(self, dark):
+    def dark(self, dark: bool) -> None:
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=features)
 
-    def screenshot(self, path):
+    def screenshot(self, path: Path) -> None:
         data = self.call("Page.captureScreenshot", format="png")["data"]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(data))
 
 
 @contextmanager
-def chromium(profile: Path, width=1500, height=1000):
+def chromium(profile: Path, width: int = 1500, height: int = 1000) -> Iterator[Page]:
     """Open a browser tab that is closed at the end of the block."""
     binary = next((path for name in NAMES if (path := shutil.which(name))), None)
     if binary is None and os.environ.get("HEADRACE_WITHOUT_CHROMIUM"):
@@ -87,7 +92,7 @@ def chromium(profile: Path, width=1500, height=1000):
         process.wait(120)
 
 
-def _port(path, process):
+def _port(path: Path, process: subprocess.Popen[bytes]) -> int:
     deadline = time.monotonic() + 300
     while not (path.exists() and path.read_text().strip()):
         assert process.poll() is None, "Chromium ended at its start"

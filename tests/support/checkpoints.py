@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import FilesSink, Pipeline
@@ -27,6 +28,13 @@ def pos_sales() -> Pipeline:
     return load_pipeline(Path(__file__).resolve().parents[2] / "pipelines" / "pos_sales.yaml")
 
 
+class Approver(TypedDict):
+    """Who acts, and why."""
+
+    by: str
+    reason: str
+
+
 @dataclass
 class FakeLauncher:
     """A launcher that starts nothing: `living` are the drivers that it finds."""
@@ -36,6 +44,9 @@ class FakeLauncher:
 
     def find(self, pipeline: str) -> list[Driver]:
         return [driver for driver in self.living if driver.pipeline == pipeline]
+
+    def running(self) -> list[str]:
+        return sorted({driver.pipeline for driver in self.living})
 
     def submit(self, pipeline: str, spec: StartSpec = DEFAULT_START) -> tuple[Driver, bool]:
         raise AssertionError("nothing is started here")

@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,7 @@ class Stage:
         wanted = {topic: self.ends(topic) for topic in self.pipeline.sources}
         for query in names.query_names(self.pipeline):
             self.await_until(
-                lambda query=query: self._settled(query, wanted, (watermarks or {}).get(query)),
+                partial(self._settled, query, wanted, (watermarks or {}).get(query)),
                 f"{query} is at {wanted}, watermark {(watermarks or {}).get(query)}",
             )
 

@@ -58,7 +58,7 @@ def final_watermark(source: Source, rows: Mapping[Any, Row], delay: timedelta) -
     """Return the final watermark of a query, in milliseconds, after it has read all rows."""
     assert source.event_time is not None
     newest = max(row[source.event_time.column] for row in rows.values())
-    return newest // 1000 - delay // timedelta(milliseconds=1)
+    return int(newest // 1000 - delay // timedelta(milliseconds=1))
 
 
 class Oracle:

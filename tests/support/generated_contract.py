@@ -89,8 +89,11 @@ class ContractMaker:
     """Pipeline files by a random generator."""
 
     def __init__(self, random_: random.Random, names: Sequence[str]) -> None:
-        self.random, self.pick, self.chance = random_, random_.choice, lambda part: random_.random() < part
-        self.names = names
+        self.random, self.pick, self.names = random_, random_.choice, names
+
+    def chance(self, part: float) -> bool:
+        """Return true in this part of all calls."""
+        return self.random.random() < part
 
     def pipeline(self, name: str) -> Generated:
         """Return a pipeline of this name with one or two sources and two to four queries."""
@@ -171,7 +174,8 @@ class ContractMaker:
     def field(self, number: int) -> str | list[str]:
         """Return a path that no other number gives: camelCase, nested, with dots, blanks and other scripts in its steps."""
         name = self.pick(["orderId", "Preis €", "@timestamp", "주문", "a b", "SELECT", "__v"]) + str(number)
-        return self.pick([name, f"Order.{name}", f"Order.inner.{name}", ["Order", f"x.{name}"], [f"dotted.{name}"]])
+        paths: list[str | list[str]] = [name, f"Order.{name}", f"Order.inner.{name}"]
+        return self.pick([*paths, ["Order", f"x.{name}"], [f"dotted.{name}"]])
 
     def stateless(
         self, pipeline: str, name: str, source: str, given: Content, taken: Mapping[Any, Any] = MappingProxyType({})

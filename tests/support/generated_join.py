@@ -62,9 +62,8 @@ class Joined:
         least, most = (timedelta(seconds=seconds) for seconds in self.seconds)
 
         def emit(batch: ledger.BatchRecord, left: Row, right: Row | None) -> None:
-            row = {
-                new: (left, right)[side] and (left, right)[side][column] for new, (side, column) in self.columns.items()
-            }
+            sides: tuple[Row, Row | None] = (left, right)
+            row = {new: _cell(sides[side], column) for new, (side, column) in self.columns.items()}
             if refusal(query, row):
                 result.refused.append((batch["batch"], row))
             else:
@@ -98,6 +97,10 @@ class Joined:
                         emit(batch, row, None)
                 alone = [row for row in alone if micros(row[self.times[0]]) > over]
         return result
+
+
+def _cell(row: Row | None, column: str) -> Any:
+    return row and row[column]
 
 
 def related(random_: random.Random, sources: Content) -> list[str]:

@@ -21,9 +21,9 @@ from headrace.contract import names
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import CassandraSink, KafkaSink
 from headrace.driver import consumer_groups, queries, runtime, session, writer
-from headrace.local.launcher import LocalLauncher
 from headrace.local.settings import Settings
 from headrace.operations.clients import kafka_admin
+from headrace.operations.drivers.local import LocalLauncher
 from headrace.operations.provision.run import provision
 from headrace.store import generation, ledger, paths, spark_conf
 from headrace.store.checkpoint_log import newest_batch
