@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headrace.orchestration import dag_support, notify
+from headrace.orchestration import dag_support, notify, pools
 from tests.support.charts import EXTRAS, PLACED, containers, kind, named, pods, refusal, render
 
 AIRFLOW = {"api-server", "scheduler", "dag-processor", "triggerer", "migrate", "upkeep"}
@@ -89,7 +89,7 @@ def test_the_pool_of_batch_runs_is_made_before_any_part_starts() -> None:
     assert environment["HEADRACE_BATCH_SLOTS"] == "3"
     job = named(render("airflow"), "Job", "airflow-migrate-1")
     (script,) = [word for word in job["spec"]["template"]["spec"]["containers"][0]["args"] if "db migrate" in word]
-    assert f'airflow pools set {dag_support.BATCH_POOL} "$HEADRACE_BATCH_SLOTS"' in script
+    assert f'airflow pools set {pools.BATCH_POOL} "$HEADRACE_BATCH_SLOTS"' in script
 
 
 def test_batch_runs_have_the_size_of_their_pipeline_and_the_rest_of_it_from_all() -> None:

@@ -28,7 +28,7 @@ FOREIGN = {"kubelet_volume_stats_available_bytes", "kubelet_volume_stats_capacit
 FOREIGN |= {"jvm_memory_used_bytes", "jvm_memory_max_bytes"}
 NAME = re.compile(r"\b(?:headrace|kubelet|jvm)_[a-z_]+")
 STORES = ("kafka", "cassandra")
-LABELS = {
+LABELS: dict[str, set[str]] = {
     "verdict": set(memory.GRAVITY),
     "runbook": set(exporter.CHECKPOINT_RUNBOOKS),
     "state": set(exporter.RETENTION_STATES),

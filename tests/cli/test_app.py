@@ -43,7 +43,7 @@ def headrace(environment: dict[str, str], project: Path, *arguments: str) -> sub
     )
 
 
-def test_status_of_a_stopped_platform_is_json_with_exit_code_3(environment: dict[str, str], project: Path):
+def test_status_of_a_stopped_platform_is_json_with_exit_code_3(environment: dict[str, str], project: Path) -> None:
     done = headrace(environment, project, "status", "--json")
     assert done.returncode == 3
     components = ("api-server", "scheduler", "dag-processor", "triggerer")
@@ -52,7 +52,7 @@ def test_status_of_a_stopped_platform_is_json_with_exit_code_3(environment: dict
     )
 
 
-def test_stream_status_has_a_row_for_every_query(environment: dict[str, str], project: Path):
+def test_stream_status_has_a_row_for_every_query(environment: dict[str, str], project: Path) -> None:
     done = headrace(environment, project, "stream", "status", "--json")
     assert done.returncode == 3
     rows = json.loads(done.stdout)
@@ -78,7 +78,7 @@ def test_stream_status_has_a_row_for_every_query(environment: dict[str, str], pr
 )
 def test_a_fault_is_one_sentence_and_exit_code_1(
     environment: dict[str, str], project: Path, arguments: list[str], sentence: str
-):
+) -> None:
     done = headrace(environment, project, *arguments)
     assert done.returncode == 1
     assert sentence in done.stderr
@@ -86,12 +86,12 @@ def test_a_fault_is_one_sentence_and_exit_code_1(
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_down_and_clean_of_nothing_are_no_fault(environment: dict[str, str], project: Path):
+def test_down_and_clean_of_nothing_are_no_fault(environment: dict[str, str], project: Path) -> None:
     assert headrace(environment, project, "down").returncode == 0
     assert headrace(environment, project, "clean", "--yes").returncode == 0
 
 
-def test_a_misspelt_setting_is_refused_before_anything_starts(environment: dict[str, str], project: Path):
+def test_a_misspelt_setting_is_refused_before_anything_starts(environment: dict[str, str], project: Path) -> None:
     done = headrace({**environment, "HEADRACE_KAFKA_HEAP": "much"}, project, "up")
     assert done.returncode == 1
     assert "kafka_heap" in done.stderr.lower()
@@ -110,7 +110,7 @@ def with_a_broken_file(tmp_path: Path, project: Path) -> Path:
 
 def test_a_broken_file_of_one_pipeline_stops_no_command_of_another(
     environment: dict[str, str], with_a_broken_file: Path
-):
+) -> None:
     done = headrace(environment, with_a_broken_file, "stream", "status", "--json")
     reasons = {row["pipeline"]: row["reason"] for row in json.loads(done.stdout)}
     assert sorted(reasons) == pipeline_names(with_a_broken_file / "pipelines")
@@ -127,7 +127,7 @@ def test_a_broken_file_of_one_pipeline_stops_no_command_of_another(
 
 def test_down_ends_every_driver_whatever_the_pipeline_files_hold(
     environment: dict[str, str], with_a_broken_file: Path, tmp_path: Path
-):
+) -> None:
     home = tmp_path / "home"
     drivers = LocalLauncher(
         project=with_a_broken_file, root=str(home / "storage"), run_dir=home / "run", log_dir=home / "log",

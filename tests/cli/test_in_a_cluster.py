@@ -92,11 +92,12 @@ def test_the_state_of_a_cluster_is_whether_its_stores_answer(
 def test_a_release_is_an_image(cluster: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     from headrace.operations.drivers import upgrade
 
-    asked = []
-    monkeypatch.setattr(
-        upgrade,
-        "run",
-        lambda *_, release, **__: asked.append(release) or upgrade.Upgraded(NAME, "", release),
-    )
+    asked: list[str] = []
+
+    def upgraded(*_: object, release: str, **__: object) -> upgrade.Upgraded:
+        asked.append(release)
+        return upgrade.Upgraded(NAME, "", release)
+
+    monkeypatch.setattr(upgrade, "run", upgraded)
     assert headrace("stream", "upgrade", NAME, "--release", "registry.example/headrace:2")[0] == 0
     assert asked == ["registry.example/headrace:2"]

@@ -176,7 +176,7 @@ def test_an_external_system_keeps_its_endpoint_and_gets_no_certificate(config: C
 def test_an_external_binding_that_does_not_serve_is_refused_in_a_sentence(
     config: Config, given: dict[str, str], sentence: str
 ) -> None:
-    external, kept = _external(config, **given)
+    external, kept = _external(config, plain=False, **given)
     with pytest.raises(HeadraceError, match=sentence):
         Bootstrap(external, kept).run()
 

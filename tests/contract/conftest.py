@@ -42,7 +42,7 @@ def broken(tmp_path: Path) -> Callable[..., Path]:
 
 def changed(changes: dict[str, Any]) -> dict[str, Any]:
     # Aliases of YAML are one object: a JSON-like copy of each branch lets a change hit one place only.
-    content = _unshared(_good())
+    content: dict[str, Any] = _unshared(_good())
     for key, value in changes.items():
         *parents, last = [int(part) if part.isdigit() else part for part in key.split(".")]
         place: Any = content

@@ -47,11 +47,14 @@ def main(folder: str) -> dict[str, Any]:
 
     assert airflow.sdk.__version__
     before = set(sys.modules)
-    Engine.connect = _shut("the database")
-    socket.socket.connect = _shut("the network")  # type: ignore[method-assign]
-    BaseHook.get_connection = _shut("a connection")  # type: ignore[method-assign]
-    Connection.get = _shut("a connection")  # type: ignore[method-assign]
-    Variable.get = _shut("a variable")  # type: ignore[method-assign]
+    for owner, method, what in (
+        (Engine, "connect", "the database"),
+        (socket.socket, "connect", "the network"),
+        (BaseHook, "get_connection", "a connection"),
+        (Connection, "get", "a connection"),
+        (Variable, "get", "a variable"),
+    ):
+        setattr(owner, method, _shut(what))
     result: dict[str, Any] = {"errors": {}, "warnings": [], "cpu": {}, "dags": {}, "files": {}}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -75,7 +75,9 @@ def readable(column: Column, value: Any) -> bool:
     if kind in ("decimal", "json"):
         return True
     wanted = {"boolean": bool, "int": Number, "long": Number}.get(kind, str)
-    return type(value) is wanted and (wanted is str or wanted is bool or re.fullmatch("-?[0-9]+", value) is not None)
+    if isinstance(value, Number):
+        return wanted is Number and re.fullmatch("-?[0-9]+", value) is not None
+    return type(value) is wanted
 
 
 def short(value: bytes) -> str:
@@ -200,7 +202,8 @@ def timestamp(text: str) -> datetime | None:
     if int(hours or 0) > 23 or int(minutes or 0) > 59:
         return None
     try:
-        time = datetime(*map(int, parts), int((fraction or "0").ljust(6, "0")), UTC)  # type: ignore[misc,arg-type]
+        year, month, day, hour, minute, second = map(int, parts)
+        time = datetime(year, month, day, hour, minute, second, int((fraction or "0").ljust(6, "0")), UTC)
         time = time + away if sign == "-" else time - away
     except (ValueError, OverflowError):
         return None

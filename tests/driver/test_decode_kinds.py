@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,7 +158,7 @@ def test_there_are_more_than_thirty_kinds() -> None:
 
 
 UTC_NOON = datetime(2026, 3, 9, 12, 0, tzinfo=UTC)
-ACCEPTED = {
+ACCEPTED: dict[str, tuple[bytes, dict[str, Any]]] = {
     "plain": (GOOD, {"amount": Decimal("12.50"), "create_date": datetime(2026, 3, 9, 11, 59, tzinfo=UTC)}),
     "an unknown field": (pos(more=', "colour": {"a": [1, null]}'), {}),
     "blanks around": (b" \t\r\n" + GOOD + b"\n", {}),

@@ -44,7 +44,7 @@ PROGRESS = {
 
 
 def state(query: Query | None = None, **counted: Any) -> QueryState:
-    return observe(query or Query(PROGRESS), "pos_sales.tumbling", 3, 2000, Counters(**counted))  # type: ignore[arg-type]
+    return observe(query or Query(PROGRESS), "pos_sales.tumbling", 3, 2000, Counters(**counted))
 
 
 def written() -> Counters:
@@ -54,7 +54,7 @@ def written() -> Counters:
 
 
 def test_a_query_state_adds_up_all_sources_and_state_operators() -> None:
-    observed = observe(Query(PROGRESS), "pos_sales.tumbling", 3, 2000, written())  # type: ignore[arg-type]
+    observed = observe(Query(PROGRESS), "pos_sales.tumbling", 3, 2000, written())
     assert (observed.lag, observed.state_rows, observed.groups, observed.late_groups) == (12, 15, 11, 3)
     assert (observed.batch, observed.batch_written_ms, observed.batch_duration_ms) == (8, 1500, 250)
     assert (observed.rows_in, observed.rows_out, observed.batches) == (60, 4, 2)
@@ -118,8 +118,8 @@ def scrape(metrics: Metrics) -> dict[str, str]:
 
 
 def test_metrics_have_base_units_and_one_sample_a_query(metrics: Metrics) -> None:
-    other = observe(Query(None, error="gone"), "pos_sales.items", 1, 2000, Counters())  # type: ignore[arg-type]
-    metrics.states = [observe(Query(PROGRESS), "pos_sales.tumbling", 3, 2000, written()), other]  # type: ignore[arg-type]
+    other = observe(Query(None, error="gone"), "pos_sales.items", 1, 2000, Counters())
+    metrics.states = [observe(Query(PROGRESS), "pos_sales.tumbling", 3, 2000, written()), other]
     scraped = scrape(metrics)
     ours = {name.split("{")[0]: float(value) for name, value in scraped.items() if 'query="pos_sales.tumbling"' in name}
     age = ours.pop("headrace_query_batch_age_seconds")

@@ -54,21 +54,30 @@ def _write(root: str, kafka: Topics, written: Callable[[], int], batches: int = 
     """Run the first batches of a query that was started on topic A; return its ledger's folder."""
     made = checkpoints.begin(root, stateful=False)
     link = SimpleNamespace(run_when_available=lambda _: counted.Counts(written(), 0))
-    frame = SimpleNamespace(persist=lambda _: None, unpersist=lambda: None)
+    frame: Any = SimpleNamespace(persist=lambda _: None, unpersist=lambda: None)
     generation_paths = made.paths(root)
     spark: Any = None
-    stubs: Any = (lambda *_: None, kafka, writer.Gate(), writer.Counters(), (), link)
-    run = writer.Writer(spark, made, generation_paths, *stubs, topics={"pos": "A"})
+    groups: Any = kafka
+    cassandra: Any = link
+    run = writer.Writer(
+        spark, made, generation_paths, lambda *_: None, groups, writer.Gate(), writer.Counters(), (), cassandra,
+        topics={"pos": "A"},
+    )  # fmt: skip
     for number in range(batches):
         checkpoints.plan_batch(root, made, number)
-        run(frame, number)  # type: ignore[arg-type]
+        run(frame, number)
     return generation_paths.ledger
 
 
 def test_a_topic_made_again_before_a_batch_ends_it_before_anything_is_written(root: str) -> None:
     wrote: list[int] = []
+
+    def written() -> int:
+        wrote.append(1)
+        return 1
+
     with pytest.raises(HeadraceError, match=r"Topic pos was deleted and recreated .* --new-generation all") as refused:
-        _write(root, Topics({"pos": "B"}), lambda: wrote.append(1) or 1)
+        _write(root, Topics({"pos": "B"}), written)
     assert wrote == []
     assert ledger.batches(f"{root}/checkpoints/pos_sales/tumbling/0001/ledger") == []
     ended = SimpleNamespace(query=SimpleNamespace(exception=lambda: f"[STREAM_FAILED] {refused.value}"))

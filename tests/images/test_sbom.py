@@ -104,7 +104,7 @@ def test_the_build_writes_one_for_each_image(project: Path, tmp_path: Path) -> N
     }
     out = tmp_path / "out"
     out.mkdir()
-    command = [project / "images" / "build", "1.2", out]
+    command = [str(project / "images" / "build"), "1.2", str(out)]
     subprocess.run(command, env=environment, check=True, capture_output=True)
     for target in ("spark", "airflow"):
         assert (out / f"{target}.cdx.json").read_text() == "made by python\n"

@@ -80,7 +80,7 @@ def test_whatever_is_lost_is_counted_to_the_record(seed: int) -> None:
                 kept[p] |= given - gone
                 wanted, rows = wanted + len(gone), rows + len(given)
                 spans[f"p{p}"], ends[p] = (start, end), end
-            ledger.append(batch(number, rows, **spans))
+            ledger.append(batch(number, rows, 1, **spans))
         reached = max(ends.values())
         said = claims([ledger], "pos", ends)
         there = {p: {o for o in offsets if o < ends[p]} for p, offsets in kept.items()}

@@ -119,6 +119,7 @@ def test_a_generation_that_lost_its_manifest_is_never_passed_over_for_the_one_be
 def test_a_manifest_of_a_newer_release_is_read_without_what_this_one_does_not_know(root: str) -> None:
     made = checkpoints.begin(root)
     values = small_files.read_json(made.paths(root).manifest)
+    assert values is not None
     small_files.write_json(made.paths(root).manifest, values | {"of_tomorrow": 1})
     assert current(root, "pos_sales", "tumbling") == made
 
