@@ -1,6 +1,10 @@
 """The client of Airflow's API against an answer that a test gives: what it says when Airflow refuses or keeps quiet."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import httpx
 import pytest
@@ -11,14 +15,14 @@ from tests.support.airflow_client import Airflow
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch):
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(airflow_client, "POLL_SECONDS", 0.0)
 
 
-def airflow(answers):
+def airflow(answers: Mapping[str, Any]) -> Airflow:
     """A client of an Airflow that gives `answers[path]`: a JSON value, a status code, or a list of them in turn."""
 
-    def answer(request):
+    def answer(request: httpx.Request) -> httpx.Response:
         given = answers[request.url.path.removeprefix("/api/v2")]
         if isinstance(given, list):
             given = given.pop(0) if len(given) > 1 else given[0]
@@ -36,12 +40,12 @@ TASKS = {
 }
 
 
-def test_a_run_is_waited_for_until_it_has_ended():
+def test_a_run_is_waited_for_until_it_has_ended() -> None:
     with airflow({RUN: [{"state": "queued"}, {"state": "running"}, {"state": "failed"}]}) as client:
         assert client.wait("d", "r") == "failed"
 
 
-def test_a_run_that_does_not_end_in_time_is_reported_with_the_states_of_its_tasks():
+def test_a_run_that_does_not_end_in_time_is_reported_with_the_states_of_its_tasks() -> None:
     with (
         airflow({RUN: {"state": "running"}, f"{RUN}/taskInstances": TASKS}) as client,
         pytest.raises(HeadraceError, match=r"Run r of d is running after 0 s: a success, b\[1\] None\."),
@@ -49,7 +53,7 @@ def test_a_run_that_does_not_end_in_time_is_reported_with_the_states_of_its_task
         client.wait("d", "r", seconds=0)
 
 
-def test_a_run_that_ends_without_a_question_is_reported_at_once():
+def test_a_run_that_ends_without_a_question_is_reported_at_once() -> None:
     answers = {RUN: {"state": "success"}, f"{RUN}/hitlDetails": {"hitl_details": []}, f"{RUN}/taskInstances": TASKS}
     with (
         airflow(answers) as client,
@@ -58,13 +62,13 @@ def test_a_run_that_ends_without_a_question_is_reported_at_once():
         client.wait_for_question("d", "r")
 
 
-def test_a_question_that_was_answered_is_no_question():
+def test_a_question_that_was_answered_is_no_question() -> None:
     asked = [{"subject": "old", "response_received": True}, {"subject": "new", "response_received": False}]
     with airflow({f"{RUN}/hitlDetails": {"hitl_details": asked}}) as client:
         assert client.wait_for_question("d", "r").subject == "new"
 
 
-def test_a_dag_that_does_not_appear_is_reported_with_the_import_errors():
+def test_a_dag_that_does_not_appear_is_reported_with_the_import_errors() -> None:
     fault = {"filename": "streams.py", "stack_trace": "Traceback\nImportError: no such thing"}
     with (
         airflow({"/dags/d": 404, "/importErrors": {"import_errors": [fault]}}) as client,
@@ -73,7 +77,7 @@ def test_a_dag_that_does_not_appear_is_reported_with_the_import_errors():
         client.wait_for_dag("d", seconds=0)
 
 
-def test_a_refusal_is_reported_with_the_request_and_the_answer():
+def test_a_refusal_is_reported_with_the_request_and_the_answer() -> None:
     with (
         airflow({"/dags/d/dagRuns": 400}) as client,
         pytest.raises(HeadraceError, match="Airflow answered 400 to POST /api/v2/dags/d/dagRuns: no"),
@@ -81,10 +85,10 @@ def test_a_refusal_is_reported_with_the_request_and_the_answer():
         client.trigger("d", {"pipelines": ["x"]})
 
 
-def test_the_params_of_a_run_are_sent_as_its_configuration():
+def test_the_params_of_a_run_are_sent_as_its_configuration() -> None:
     sent = []
 
-    def answer(request):
+    def answer(request: httpx.Request) -> httpx.Response:
         sent.append(json.loads(request.content))
         return httpx.Response(200, json={"dag_run_id": "r"})
 
@@ -94,10 +98,10 @@ def test_the_params_of_a_run_are_sent_as_its_configuration():
     assert sent == [{"dag_run_id": run_id, "logical_date": None, "conf": {"pipelines": ["x"]}}]
 
 
-def test_a_trigger_that_got_no_answer_is_repeated_under_its_name_and_makes_one_run():
+def test_a_trigger_that_got_no_answer_is_repeated_under_its_name_and_makes_one_run() -> None:
     sent = []
 
-    def answer(request):
+    def answer(request: httpx.Request) -> httpx.Response:
         sent.append(json.loads(request.content)["dag_run_id"])
         if len(sent) == 1:
             raise httpx.ReadTimeout("the database is locked", request=request)
@@ -108,7 +112,7 @@ def test_a_trigger_that_got_no_answer_is_repeated_under_its_name_and_makes_one_r
         assert sent == [client.trigger("d")] * 3
 
 
-def test_an_airflow_that_keeps_failing_is_reported_after_a_few_tries():
+def test_an_airflow_that_keeps_failing_is_reported_after_a_few_tries() -> None:
     answers = {RUN: [500, 503, {"state": "success"}], f"{RUN}/taskInstances": 500}
     with airflow(answers) as client:
         assert client.state("d", "r") == "success"
@@ -116,7 +120,7 @@ def test_an_airflow_that_keeps_failing_is_reported_after_a_few_tries():
             client.task_states("d", "r")
 
 
-def test_an_exception_in_a_tasks_log_is_shown_with_its_message():
+def test_an_exception_in_a_tasks_log_is_shown_with_its_message() -> None:
     events = ["plain", {"event": "Task failed", "error_detail": [{"exc_type": "ValueError", "exc_value": "as asked"}]}]
     with airflow({f"{RUN}/taskInstances/a/logs/1": {"content": events}}) as client:
         assert client.task_log("d", "r", "a") == "plain\nTask failed ValueError: as asked"

@@ -1,18 +1,22 @@
 """The embedded platform with the real Kafka and Cassandra: started, adopted, killed, mended, ended."""
 
+from __future__ import annotations
+
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import psutil
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Message, Producer
 
 from headrace.errors import HeadraceError
 from headrace.local import cassandra, kafka, platform
+from headrace.local.settings import Settings
 from headrace.operations import processes
 from tests.support.platform import local_settings
 from tests.support.servers import admin_session, is_of, kill, new_topic, pids, read_all, refused, states, wait_until
@@ -20,22 +24,22 @@ from tests.support.servers import admin_session, is_of, kill, new_topic, pids, r
 pytestmark = pytest.mark.platform
 
 
-def test_status_tells_pid_port_memory_and_age_of_every_part(settings):
+def test_status_tells_pid_port_memory_and_age_of_every_part(settings: Settings) -> None:
     for part in platform.status(settings):
         assert part.state == "RUNNING"
         assert part.pid
-        assert part.rss > 50_000_000
-        assert part.uptime > 0
+        assert (part.rss or 0) > 50_000_000
+        assert (part.uptime or 0) > 0
 
 
-def test_a_second_up_adopts_what_runs(settings):
+def test_a_second_up_adopts_what_runs(settings: Settings) -> None:
     before = pids(settings)
     platform.up(settings)
     assert pids(settings) == before
 
 
 @pytest.mark.long(group="outages")
-def test_two_ups_at_once_start_each_part_once(settings):
+def test_two_ups_at_once_start_each_part_once(settings: Settings) -> None:
     platform.down(settings)
     code = (
         "import os; from headrace.local.settings import Settings; from headrace.local import platform; "
@@ -45,11 +49,11 @@ def test_two_ups_at_once_start_each_part_once(settings):
     outputs = [process.communicate()[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     ours = [process for process in psutil.process_iter() if is_of(process, settings)]
-    assert sorted(process.pid for process in ours) == sorted(pids(settings).values())
+    assert sorted(process.pid for process in ours) == sorted(pid or 0 for pid in pids(settings).values())
 
 
 @pytest.mark.parametrize("name", ["kafka", "cassandra"])
-def test_a_killed_part_is_shown_by_status_and_started_again_by_up(settings, name):
+def test_a_killed_part_is_shown_by_status_and_started_again_by_up(settings: Settings, name: str) -> None:
     before = pids(settings)
     kill(settings, name)
     assert states(settings) == {"kafka": "RUNNING", "cassandra": "RUNNING"} | {name: "CRASHED"}
@@ -59,7 +63,7 @@ def test_a_killed_part_is_shown_by_status_and_started_again_by_up(settings, name
     assert {part for part in after if after[part] != before[part]} == {name}
 
 
-def test_a_killed_kafka_has_every_record_that_it_acknowledged(settings):
+def test_a_killed_kafka_has_every_record_that_it_acknowledged(settings: Settings) -> None:
     topic = new_topic(settings, "acknowledged")
     acknowledged = []
     producer = Producer(
@@ -67,7 +71,7 @@ def test_a_killed_kafka_has_every_record_that_it_acknowledged(settings):
         | {"acks": "all", "linger.ms": 1, "message.timeout.ms": 5000, "log_level": 0}
     )
 
-    def delivered(error, message):
+    def delivered(error: KafkaError | None, message: Message) -> None:
         if error is None:
             acknowledged.append(message.value())
 
@@ -86,7 +90,7 @@ def test_a_killed_kafka_has_every_record_that_it_acknowledged(settings):
     assert set(acknowledged) - set(read_all(settings, topic)) == set()
 
 
-def test_a_killed_cassandra_has_every_row_that_it_acknowledged(settings):
+def test_a_killed_cassandra_has_every_row_that_it_acknowledged(settings: Settings) -> None:
     with admin_session(settings) as session:
         session.execute(
             "CREATE KEYSPACE IF NOT EXISTS kill WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}"
@@ -95,7 +99,7 @@ def test_a_killed_cassandra_has_every_row_that_it_acknowledged(settings):
         insert = session.prepare("INSERT INTO kill.rows (id, text) VALUES (?, ?)")
         acknowledged, lock, killed = [], threading.Lock(), threading.Event()
 
-        def write(worker):
+        def write(worker: int) -> None:
             for number in range(worker, 10_000_000, 8):
                 try:
                     session.execute(insert, (number, "x" * 100), timeout=60)
@@ -121,7 +125,7 @@ def test_a_killed_cassandra_has_every_row_that_it_acknowledged(settings):
 
 
 @pytest.mark.long(group="outages")
-def test_an_up_that_is_killed_half_way_is_completed_by_the_next(tmp_path):
+def test_an_up_that_is_killed_half_way_is_completed_by_the_next(tmp_path: Path) -> None:
     settings = local_settings(tmp_path / "home")
     code = (
         "from headrace.local.settings import Settings; from headrace.local import platform; "
@@ -144,7 +148,7 @@ def test_an_up_that_is_killed_half_way_is_completed_by_the_next(tmp_path):
 
 
 @pytest.mark.long(group="outages")
-def test_an_up_that_is_interrupted_stops_what_it_started(tmp_path):
+def test_an_up_that_is_interrupted_stops_what_it_started(tmp_path: Path) -> None:
     settings = local_settings(tmp_path / "home")
     # A runner that itself was started in the background ignores SIGINT, and so would its children.
     code = (
@@ -161,7 +165,7 @@ def test_an_up_that_is_interrupted_stops_what_it_started(tmp_path):
 
 
 @pytest.mark.long(group="outages")
-def test_a_part_that_ends_while_up_takes_it_for_running_is_started(tmp_path):
+def test_a_part_that_ends_while_up_takes_it_for_running_is_started(tmp_path: Path) -> None:
     settings = local_settings(tmp_path / "home")
     (part,) = [part for part in platform.parts(settings) if part.name == "cassandra"]
     dying = [sys.executable, "-c", "import time; time.sleep(4)", part.mark]
@@ -174,7 +178,7 @@ def test_a_part_that_ends_while_up_takes_it_for_running_is_started(tmp_path):
         platform.down(settings)
 
 
-def test_a_part_that_cannot_start_is_reported_with_its_log_and_leaves_nothing_running(tmp_path):
+def test_a_part_that_cannot_start_is_reported_with_its_log_and_leaves_nothing_running(tmp_path: Path) -> None:
     settings = local_settings(tmp_path / "home", cassandra_heap="1m")
     with pytest.raises(HeadraceError, match=r"cassandra exited during its start\. Its log .* says: .*[Tt]oo small"):
         platform.up(settings)
@@ -184,7 +188,7 @@ def test_a_part_that_cannot_start_is_reported_with_its_log_and_leaves_nothing_ru
     assert not settings.home.exists()
 
 
-def test_down_leaves_no_process_and_no_port_and_clean_no_file(settings):
+def test_down_leaves_no_process_and_no_port_and_clean_no_file(settings: Settings) -> None:
     with pytest.raises(HeadraceError, match=r"kafka.* still runs\. Run `headrace down`"):
         platform.clean(settings)
     platform.down(settings)
@@ -192,12 +196,16 @@ def test_down_leaves_no_process_and_no_port_and_clean_no_file(settings):
     assert [process.pid for process in psutil.process_iter() if is_of(process, settings)] == []
     assert not list(processes.records(settings.run_dir))
     ports = {*kafka.ports(settings).values(), *cassandra.ports(settings).values()}
-    assert not [item for item in psutil.net_connections("tcp") if item.status == "LISTEN" and item.laddr.port in ports]
+    assert not [
+        item
+        for item in psutil.net_connections("tcp")
+        if item.status == "LISTEN" and item.laddr and item.laddr.port in ports
+    ]
     platform.clean(settings)
     assert list(settings.home.parent.iterdir()) == []
 
 
-def test_log_files_are_where_logs_says(settings):
+def test_log_files_are_where_logs_says(settings: Settings) -> None:
     for name in ("kafka", "cassandra"):
         assert re.search(r"INFO", platform.logs(settings, name).read_text())
     with pytest.raises(HeadraceError, match=r"Unknown part 'zookeeper'\. Known parts: kafka, cassandra"):
