@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from headrace.local.settings import Settings
 from tests.support import airflow as support
 from tests.support.airflow_client import Airflow
 
 
 @pytest.fixture(scope="package")
-def airflow_settings(platform: object, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+def airflow_settings(platform: Settings, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """A real Airflow on the platform's home: the project's DAGs and those of probes/; ended with this folder's tests."""
     dags = support.dags_folder(
         tmp_path_factory.mktemp("airflow") / "dags", project / "dags", project / "tests" / "airflow" / "probes"
     )
-    started = support.start(platform, dags, project / "plugins", airflow_notify_connection="alerts")  # type: ignore[arg-type]
+    started = support.start(platform, dags, project / "plugins", airflow_notify_connection="alerts")
     try:
         yield started
     finally:
@@ -25,7 +26,7 @@ def airflow_settings(platform: object, project: Path, tmp_path_factory: pytest.T
 
 
 @pytest.fixture(scope="package")
-def airflow(airflow_settings: object) -> Iterator[object]:
-    """The admin's login at that Airflow (`tests.support.airflow_client.Airflow`)."""
-    with Airflow.login(airflow_settings) as client:  # type: ignore[arg-type]
+def airflow(airflow_settings: Settings) -> Iterator[Airflow]:
+    """The admin's login at that Airflow."""
+    with Airflow.login(airflow_settings) as client:
         yield client

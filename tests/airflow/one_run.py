@@ -46,8 +46,8 @@ def quality(_: str) -> tuple[str, dict[str, Any]]:
         return paused
 
     tasks.plan_checks, tasks.run_checks, tasks.act = plan_checks, run_checks, act  # type: ignore[assignment]
-    tasks._sinks_or_self = lambda _, pipeline: [f"{pipeline}.sink"]
-    tasks.build_docs = lambda _: "index.html"
+    tasks._sinks_or_self = lambda deployment, pipeline: [f"{pipeline}.sink"]
+    tasks.build_docs = lambda deployment: "index.html"
     return "quality", {"pipelines": ["pos_sales", "user_logins", "web_events"]}
 
 
@@ -75,7 +75,7 @@ def reconcile(_: str) -> tuple[str, dict[str, Any]]:
     def differs(report: ReconcileReport) -> None:
         raise HeadraceError(f"{report.pipeline} differs")
 
-    batch_reconcile.require_even = differs  # type: ignore[assignment]
+    batch_reconcile.require_even = differs
     spark_runs.plan_reconcile = lambda *_, **__: [
         spark_runs.Submission("reconcile-pos_sales", fault="no topic"), spark_runs.Submission("reconcile-web_events")
     ]  # fmt: skip
@@ -104,11 +104,12 @@ def main(folder: str, case: str) -> dict[str, Any]:
     from headrace.operations import deployment
 
     initdb()
-    deployment.load = lambda *_: SimpleNamespace(root="", drivers=SimpleNamespace(kind="local"))  # type: ignore[assignment,return-value]
+    deployment.load = lambda *_: SimpleNamespace(root="", drivers=SimpleNamespace(kind="local"))  # type: ignore[assignment]
     spark_submit.SparkSubmitOperator = lambda **_: SimpleNamespace(execute=lambda _: None, on_kill=lambda: None)  # type: ignore[assignment,misc]
     dag_id, conf = {"quality": quality, "batch_views": batch_views, "reconcile": reconcile}[case](case)
     bag = DagBag(Path(folder) / f"{dag_id}.py", bundle_name="dags-folder")
-    DagBundlesManager().sync_bundles_to_db()
+    bundles: Any = DagBundlesManager  # its constructor has no types
+    bundles().sync_bundles_to_db()
     sync_bag_to_db(bag, "dags-folder", None)
     done = bag.dags[dag_id].test(run_conf=conf)
     with create_session() as session:

@@ -255,7 +255,7 @@ def test_snapshots_are_taken_and_a_drill_restores_them(running: Airflow) -> None
 def test_a_restore_is_refused_while_the_stream_runs_rejected_and_carried_out(
     running: Airflow, loaded: Deployment
 ) -> None:
-    form = {"pipeline": NAME, "query": STATELESS, "snapshot": "", "reason": "a test"}
+    form: dict[str, Any] = {"pipeline": NAME, "query": STATELESS, "snapshot": "", "reason": "a test"}
     refused = ended(running, "checkpoint_restore", "failed", **form)
     assert f"The restore of {NAME}.{STATELESS} is blocked" in running.task_log(
         "checkpoint_restore", refused, "plan_restore"
@@ -273,7 +273,7 @@ def test_a_restore_is_refused_while_the_stream_runs_rejected_and_carried_out(
 
 
 def test_a_prune_asks_and_does_nothing_when_it_is_rejected(running: Airflow, loaded: Deployment) -> None:
-    form = {"generation_days": 0, "snapshot_days": 0, "snapshots": 1, "trash_days": 0}
+    form: dict[str, Any] = {"generation_days": 0, "snapshot_days": 0, "snapshots": 1, "trash_days": 0}
     ended(running, "checkpoint_snapshot", "success", pipelines=[NAME])
     assert answered(running, "checkpoint_prune", "Reject", **form)["prune_act"] == "skipped"
     assert answered(running, "checkpoint_prune", "Approve", **form)["prune_act"] == "success"
@@ -316,7 +316,7 @@ def test_a_row_that_was_deleted_in_the_table_is_found_named_and_repaired_once_it
         log = running.task_log("reconcile", run_id, "judge")
         assert "attributed: 1 (missing in the sink" in log
         assert f"impr_uuid={gone.impr_uuid}" in log
-        form = {"pipeline": NAME, "run": reconcile.trend(loaded.root, NAME)[0].run}
+        form: dict[str, Any] = {"pipeline": NAME, "run": reconcile.trend(loaded.root, NAME)[0].run}
         assert form["run"] in log, "the operator is told what to put into the form"
         assert answered(running, "batch_repair", "Reject", **form)["repair_act"] == "skipped"
         assert not is_back()
@@ -328,7 +328,7 @@ def test_a_row_that_was_deleted_in_the_table_is_found_named_and_repaired_once_it
 def test_a_query_is_rebuilt_from_the_archive_once_its_stream_is_stopped_and_it_is_approved(
     running: Airflow, airflow_settings: Settings, loaded: Deployment
 ) -> None:
-    form = {"pipeline": NAME, "query": "attributed", "reason": "a test"}
+    form: dict[str, Any] = {"pipeline": NAME, "query": "attributed", "reason": "a test"}
     refused = ended(running, "batch_rebuild", "failed", **form)
     assert f"The rebuild of {NAME}.attributed is blocked" in running.task_log("batch_rebuild", refused, "plan_rebuild")
     ended(running, "stream_stop", "success", pipelines=[NAME], reason="a rebuild")
@@ -355,7 +355,7 @@ def test_dead_letters_are_replayed_once_they_are_approved(
     running: Airflow, airflow_settings: Settings, loaded: Deployment
 ) -> None:
     send_records(airflow_settings, [Record("clicks", b"k", b"not JSON", 0.0)])
-    form = {"topic": "clicks", "reason": "", "again": False}
+    form: dict[str, Any] = {"topic": "clicks", "reason": "", "again": False}
     await_until(lambda: len(dead_letters.read(loaded.bindings, "clicks")) == 1, "the refused record is a dead letter")
     assert answered(running, "dead_letters_replay", "Reject", **form)["replay_act"] == "skipped"
     assert answered(running, "dead_letters_replay", "Approve", **form)["replay_act"] == "success"

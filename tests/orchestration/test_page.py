@@ -1,9 +1,13 @@
 """What the Streams page shows, from files alone: nothing hides a pipeline, nothing gets through unescaped."""
 
+from __future__ import annotations
+
 import json
 import re
 import shutil
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,13 +24,13 @@ from headrace.store.records import from_json, to_json
 EVIL = '"><script>alert(1)</script>'
 
 
-def now_ms():
+def now_ms() -> int:
     """The moment of the call: the suite takes longer than a verdict stays fresh."""
     return int(time.time() * 1000)
 
 
 @pytest.fixture
-def deployed(tmp_path, project):
+def deployed(tmp_path: Path, project: Path) -> Deployment:
     """A deployment of this project in which nothing ever ran."""
     folders = {name: tmp_path / name for name in ("run", "logs", "tmp", "bindings")}
     for folder in folders.values():
@@ -43,8 +47,10 @@ def deployed(tmp_path, project):
     )
 
 
-def supervised(deployed, pipeline, verdict, reason, at_ms=None, **more):
-    fields = {
+def supervised(
+    deployed: Deployment, pipeline: str, verdict: memory.Verdict, reason: str, at_ms: int | None = None, **more: Any
+) -> None:
+    fields: dict[str, Any] = {
         "pipeline": pipeline,
         "at_ms": at_ms or now_ms(),
         "verdict": verdict,
@@ -57,15 +63,15 @@ def supervised(deployed, pipeline, verdict, reason, at_ms=None, **more):
     memory.write(deployed.root, pipeline, from_json(memory.Supervision, document))
 
 
-def shown(deployed):
+def shown(deployed: Deployment) -> dict[str, page.Card]:
     return {card.name: card for card in page.overview(deployed)}
 
 
-def html(deployed):
+def html(deployed: Deployment) -> str:
     return page.render("streams.html", title="Streams", nonce="n", pipelines=page.overview(deployed))
 
 
-def test_pipelines_that_never_ran_are_shown_with_all_their_queries(deployed):
+def test_pipelines_that_never_ran_are_shown_with_all_their_queries(deployed: Deployment) -> None:
     cards = shown(deployed)
     assert {card.verdict for card in cards.values()} == {"UNKNOWN"}
     documents = [to_json(card) for card in cards.values()]
@@ -75,15 +81,16 @@ def test_pipelines_that_never_ran_are_shown_with_all_their_queries(deployed):
         assert name in html(deployed)
 
 
-def test_the_gravest_verdict_comes_first_and_a_good_one_last(deployed):
+def test_the_gravest_verdict_comes_first_and_a_good_one_last(deployed: Deployment) -> None:
     names = list(deployed.pipelines())[:4]
-    for name, verdict in zip(names, ("HEALTHY", "CRASH_LOOP", "IDLE", "LAGGING"), strict=True):
+    verdicts: tuple[memory.Verdict, ...] = ("HEALTHY", "CRASH_LOOP", "IDLE", "LAGGING")
+    for name, verdict in zip(names, verdicts, strict=True):
         supervised(deployed, name, verdict, "as told")
     shown = [card.verdict for card in page.overview(deployed) if card.name in names]
     assert shown == ["CRASH_LOOP", "LAGGING", "HEALTHY", "IDLE"]
 
 
-def test_a_verdict_that_nobody_renewed_is_shown_as_old(deployed):
+def test_a_verdict_that_nobody_renewed_is_shown_as_old(deployed: Deployment) -> None:
     supervised(deployed, "pos_sales", "HEALTHY", "fine", at_ms=now_ms() - 600_000)
     supervised(deployed, "web_events", "HEALTHY", "fine")
     cards = shown(deployed)
@@ -91,13 +98,13 @@ def test_a_verdict_that_nobody_renewed_is_shown_as_old(deployed):
     assert html(deployed).count("nobody supervises") == 1
 
 
-def test_the_desired_state_is_shown_with_who_and_why(deployed):
+def test_the_desired_state_is_shown_with_who_and_why(deployed: Deployment) -> None:
     desired_state.write(deployed.root, "pos_sales", "PAUSED", "ana", "the bank moves house")
     assert "PAUSED by ana" in html(deployed)
     assert "the bank moves house" in html(deployed)
 
 
-def test_what_people_and_drivers_wrote_is_escaped_wherever_it_stands(deployed):
+def test_what_people_and_drivers_wrote_is_escaped_wherever_it_stands(deployed: Deployment) -> None:
     desired_state.write(deployed.root, "pos_sales", "PAUSED", EVIL, EVIL)
     action = {"kind": "START", "reason": EVIL, "at_ms": now_ms()}
     query = {"query": "pos_sales.items", "verdict": "STALLED", "reason": EVIL, "lag": 5}
@@ -112,7 +119,7 @@ def test_what_people_and_drivers_wrote_is_escaped_wherever_it_stands(deployed):
     assert EVIL not in page.render("log.html", title=EVIL, nonce="n", text=EVIL, lines=1)
 
 
-def test_a_pipeline_whose_file_is_broken_is_unknown_and_hides_no_other(deployed):
+def test_a_pipeline_whose_file_is_broken_is_unknown_and_hides_no_other(deployed: Deployment) -> None:
     supervised(deployed, "web_events", "HEALTHY", "fine")
     small_files.write_text(paths.intent(deployed.root, "pos_sales"), "{")
     cards = shown(deployed)
@@ -122,7 +129,7 @@ def test_a_pipeline_whose_file_is_broken_is_unknown_and_hides_no_other(deployed)
     assert "is not JSON" in html(deployed)
 
 
-def test_every_link_of_the_page_is_relative_so_that_a_path_prefix_stays_in_front(deployed):
+def test_every_link_of_the_page_is_relative_so_that_a_path_prefix_stays_in_front(deployed: Deployment) -> None:
     supervised(deployed, "pos_sales", "STALLED", "no batch")
     links = re.findall(r'(?:href|src|action)="([^"]*)"', html(deployed)) + re.findall(
         r'fetch\("([^"]*)"', html(deployed)
@@ -133,16 +140,18 @@ def test_every_link_of_the_page_is_relative_so_that_a_path_prefix_stays_in_front
     assert [link for link in links if link.startswith("/") or ":" in link] == []
 
 
-def test_only_a_web_address_becomes_a_link_to_the_spark_ui(deployed, monkeypatch):
+def test_only_a_web_address_becomes_a_link_to_the_spark_ui(
+    deployed: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state = ("RUNNING", "process 1")
     monkeypatch.setattr("headrace.operations.streams.driver_state", lambda *_: state)
     for address, link in (("http://127.0.0.1:4040", "http://127.0.0.1:4040"), ("javascript:alert(1)", None)):
-        beat = {"at_ms": now_ms(), "exit": None, "ui": address, "queries": []}
+        beat: dict[str, Any] = {"at_ms": now_ms(), "exit": None, "ui": address, "queries": []}
         small_files.write_json(paths.heartbeat(deployed.root, "pos_sales"), beat)
         assert shown(deployed)["pos_sales"].spark_ui == link
 
 
-def test_a_log_or_runbook_that_there_is_not_is_refused_in_a_sentence(deployed):
+def test_a_log_or_runbook_that_there_is_not_is_refused_in_a_sentence(deployed: Deployment) -> None:
     with pytest.raises(HeadraceError, match=r"Unknown pipeline '../../etc'"):
         page.log_tail(deployed, "../../etc", 10)
     for name in ("../../README", "HEALTHY", ""):
@@ -150,7 +159,7 @@ def test_a_log_or_runbook_that_there_is_not_is_refused_in_a_sentence(deployed):
             page.runbook(deployed, name)
 
 
-def test_a_runbook_is_shown_as_html_and_html_within_it_is_escaped(deployed, tmp_path):
+def test_a_runbook_is_shown_as_html_and_html_within_it_is_escaped(deployed: Deployment, tmp_path: Path) -> None:
     folder = tmp_path / "project" / "docs" / "runbooks"
     folder.mkdir(parents=True)
     (folder / "STALLED.md").write_text("# Stalled\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n<script>alert(1)</script>\n")
@@ -160,7 +169,7 @@ def test_a_runbook_is_shown_as_html_and_html_within_it_is_escaped(deployed, tmp_
     assert "<script>" not in text
 
 
-def checked(deployed, sink, *checks):
+def checked(deployed: Deployment, sink: str, *checks: dict[str, Any]) -> None:
     points = [
         {"checked_at_ms": now_ms(), "status": "PASSED", "window": "w", "rows": 7, "failed": []} | check
         for check in checks
@@ -168,7 +177,7 @@ def checked(deployed, sink, *checks):
     small_files.write_json(paths.quality_trend(deployed.root, sink), points)
 
 
-def test_each_sink_shows_its_checks_and_links_to_their_data_docs(deployed):
+def test_each_sink_shows_its_checks_and_links_to_their_data_docs(deployed: Deployment) -> None:
     checked(deployed, "kafka.pos_items", {"status": "FAILED", "failed": ["not_be_null(x) (critical)"]}, {}, {})
     text = html(deployed)
     assert [text.count(f'class="dot {status}"') for status in ("PASSED", "FAILED", "WARNED")] == [2, 1, 0]
@@ -179,7 +188,7 @@ def test_each_sink_shows_its_checks_and_links_to_their_data_docs(deployed):
     assert home.count('href="validations/kafka/pos_items/') == 3
 
 
-def test_what_a_check_wrote_is_escaped_and_a_broken_trend_hides_no_pipeline(deployed):
+def test_what_a_check_wrote_is_escaped_and_a_broken_trend_hides_no_pipeline(deployed: Deployment) -> None:
     checked(deployed, "kafka.pos_items", {"status": EVIL, "window": EVIL, "failed": [EVIL]})
     small_files.write_text(paths.quality_trend(deployed.root, "kafka.transformed"), EVIL)
     home = page.render("docs_home.html", title="Data Docs", nonce="n", sinks=page.checked(deployed))
@@ -192,7 +201,7 @@ def test_what_a_check_wrote_is_escaped_and_a_broken_trend_hides_no_pipeline(depl
 
 
 @pytest.mark.parametrize("kind", [".v.{}", ".dot.{}", ".bars .{} rect"], ids=["word", "dot", "bar"])
-def test_each_status_of_a_check_has_a_look_of_its_own(project, kind):
+def test_each_status_of_a_check_has_a_look_of_its_own(project: Path, kind: str) -> None:
     css = (project / "src/headrace/orchestration/pages/frame.html").read_text()
     rules = re.findall(r"([.\w, -]+?)\s*\{([^}]*)\}", css)
     looks = {
@@ -205,12 +214,14 @@ def test_each_status_of_a_check_has_a_look_of_its_own(project, kind):
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.44, "0.4 s"), (59, "59 s"), (61, "1 min"), (3_700, "1 h 1 min"), (200_000, "2 d 7 h")]
 )
-def test_an_age_is_shown_in_its_largest_units(seconds, words):
+def test_an_age_is_shown_in_its_largest_units(seconds: float, words: str) -> None:
     assert page.render("pipelines.html", pipelines=[]).strip() == "<p>There are no pipelines in this project.</p>"
     assert page._span(seconds) == words
 
 
-def test_a_pipeline_file_that_does_not_load_is_reported_and_hides_no_pipeline(deployed, tmp_path, project):
+def test_a_pipeline_file_that_does_not_load_is_reported_and_hides_no_pipeline(
+    deployed: Deployment, tmp_path: Path, project: Path
+) -> None:
     folder = tmp_path / "project" / "pipelines"
     shutil.copytree(project / "pipelines", folder)
     (folder / ".#pos_sales.yaml").symlink_to("ada@laptop.4711:1764400000")

@@ -1,9 +1,12 @@
 """The Streams page in Airflow's real application, behind a path prefix, without a server: every route is guarded."""
 
+from __future__ import annotations
+
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from urllib.parse import urljoin
 
 import pytest
@@ -58,46 +61,56 @@ asyncio.run(main())
 """
 
 
+Answers = dict[str, tuple[int, dict[str, str], str]]
+"""Path -> status, headers and text."""
+
+
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory, project):
+def answers(tmp_path_factory: pytest.TempPathFactory, project: Path) -> dict[str, Answers]:
     """Status, headers and text of every route of the app, to nobody, to a forged token, and to one that Airflow signed."""
     home = tmp_path_factory.mktemp("page")
     settings = local_settings(home / "home", airflow=True, airflow_plugins=project / "plugins", airflow_base_url=PREFIX)
     airflow_config.write(settings)
-    folders = {name: home / name for name in ("run_dir", "log_dir", "tmp_dir", "driver_bindings")}
-    drivers = LocalDrivers(**folders, environment={})
+    drivers = LocalDrivers(
+        run_dir=home / "run_dir",
+        log_dir=home / "log_dir",
+        tmp_dir=home / "tmp_dir",
+        driver_bindings=home / "driver_bindings",
+        environment={},
+    )
     deployed = Deployment(project=project, root=str(home / "storage"), bindings=home, drivers=drivers)
     deployed.write(airflow_config.deployment_file(settings))
     environment = airflow_config.environment(settings, Java(home, "17", "none is needed"))
     argv = [sys.executable, "-c", CODE, PREFIX]
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.rpartition("answers ")[2].splitlines()[0])
+    asked: dict[str, Answers] = json.loads(done.stdout.rpartition("answers ")[2].splitlines()[0])
+    return asked
 
 
-def codes(answered):
+def codes(answered: Answers) -> dict[str, int]:
     return {path: code for path, (code, _, _) in answered.items()}
 
 
-def test_every_route_answers_401_to_nobody_and_refuses_a_forged_token(answers):
+def test_every_route_answers_401_to_nobody_and_refuses_a_forged_token(answers: dict[str, Answers]) -> None:
     assert len(answers["nobody"]) >= 5
     assert set(codes(answers["nobody"]).values()) == {401}
     assert set(codes(answers["forged"]).values()) <= {401, 403}
 
 
 @pytest.mark.parametrize("how", ["header", "cookie"])
-def test_a_token_that_airflow_signed_opens_every_route(answers, how):
+def test_a_token_that_airflow_signed_opens_every_route(answers: dict[str, Answers], how: str) -> None:
     assert set(codes(answers[how]).values()) == {200}, codes(answers[how])
 
 
-def test_no_path_leads_out_of_the_data_docs(answers):
+def test_no_path_leads_out_of_the_data_docs(answers: dict[str, Answers]) -> None:
     astray = {path: answer for path, answer in answers["admin"].items() if re.search("/docs/(?!index)", path)}
     assert codes(astray) == dict.fromkeys(astray, 404)
     assert len(astray) == 4
     assert all("Unknown page" in text for _, _, text in astray.values())
 
 
-def test_the_pages_may_be_framed_by_airflow_alone_and_run_no_script_but_their_own(answers):
+def test_the_pages_may_be_framed_by_airflow_alone_and_run_no_script_but_their_own(answers: dict[str, Answers]) -> None:
     pages = {path: answer for path, answer in answers["header"].items() if not path.endswith(".json")}
     for path, (_, headers, text) in pages.items():
         policy = headers["content-security-policy"]
@@ -111,7 +124,7 @@ def test_the_pages_may_be_framed_by_airflow_alone_and_run_no_script_but_their_ow
     assert len(nonces) == len(pages)  # each answer has its own
 
 
-def test_behind_a_path_prefix_every_link_of_the_page_stays_behind_it(answers):
+def test_behind_a_path_prefix_every_link_of_the_page_stays_behind_it(answers: dict[str, Answers]) -> None:
     text = answers["header"]["/headrace/"][2]
     links = re.findall(r'href="([^"]+)"', text) + re.findall(r'fetch\("([^"]+)"', text)
     targets = {urljoin(f"{PREFIX}/headrace/", link) for link in links}
@@ -124,7 +137,7 @@ def test_behind_a_path_prefix_every_link_of_the_page_stays_behind_it(answers):
     assert answers["admin"]["/dags/stream_start"][0] == 200
 
 
-def test_airflows_menu_has_the_page_at_an_address_that_its_prefix_comes_before(answers):
+def test_airflows_menu_has_the_page_at_an_address_that_its_prefix_comes_before(answers: dict[str, Answers]) -> None:
     plugins = json.loads(answers["admin"]["/api/v2/plugins"][2])
     views = [view for plugin in plugins["plugins"] for view in plugin["external_views"]]
     assert [(view["name"], view["href"], view["url_route"]) for view in views] == [("Streams", "headrace/", "streams")]

@@ -1,6 +1,7 @@
 """DAGs for tests of Airflow itself: one that counts, one that fails, one that asks, two that read what was checked."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any, Never
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Asset, task
@@ -9,34 +10,34 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @task
-def numbers(params=None):
+def numbers(params: Any = None) -> list[int]:
     return list(range(int(params["count"])))
 
 
 @task(map_index_template="{{ pipeline }}")
-def named(pipeline):
+def named(pipeline: str) -> str:
     return pipeline
 
 
 @task
-def square(number):
+def square(number: int) -> int:
     return number * number
 
 
 @task
-def deployment_root():
+def deployment_root() -> str:
     from headrace.operations import deployment
 
     return deployment.load().root
 
 
 @task
-def refuse():
+def refuse() -> Never:
     raise ValueError("refused as asked")
 
 
 @task
-def act():
+def act() -> str:
     return "done"
 
 
