@@ -25,14 +25,16 @@ def launcher(tmp_path: Path, project: Path) -> LocalLauncher:
     """A launcher whose drivers are a Python that only sleeps."""
     sleeper = tmp_path / "sleeper.py"
     sleeper.write_text("import time\ntime.sleep(600)\n")
-    folders = {name: tmp_path / name for name in ("run_dir", "log_dir", "tmp_dir", "bindings")}
     return LocalLauncher(
         project=project,
         root=str(tmp_path / "storage"),
         environment={},
         main=sleeper,
         grace_seconds=1,
-        **folders,
+        run_dir=tmp_path / "run_dir",
+        log_dir=tmp_path / "log_dir",
+        tmp_dir=tmp_path / "tmp_dir",
+        bindings=tmp_path / "bindings",
     )
 
 
@@ -76,19 +78,21 @@ def state(launcher: LocalLauncher, pipeline: Pipeline) -> str:
     return streams.rows(launcher, [pipeline])[0].driver
 
 
-def test_a_pipeline_that_never_ran_has_a_row_for_each_query(launcher: LocalLauncher, pipeline: Pipeline):
+def test_a_pipeline_that_never_ran_has_a_row_for_each_query(launcher: LocalLauncher, pipeline: Pipeline) -> None:
     rows = streams.rows(launcher, [pipeline])
     assert [row.query for row in rows] == ["user_logins.last_login", "user_logins.archive_logins"]
     assert {row.driver for row in rows} == {"NEVER RAN"}
 
 
-def test_a_driver_without_a_heartbeat_of_its_own_starts(launcher: LocalLauncher, pipeline: Pipeline, driver: int):
+def test_a_driver_without_a_heartbeat_of_its_own_starts(
+    launcher: LocalLauncher, pipeline: Pipeline, driver: int
+) -> None:
     assert state(launcher, pipeline) == "STARTING"
     beat(launcher, pipeline.name, age=0, life="that of the driver before")  # killed in this very second
     assert state(launcher, pipeline) == "STARTING"
 
 
-def test_a_living_driver_with_a_fresh_heartbeat_runs(launcher: LocalLauncher, pipeline: Pipeline, driver: int):
+def test_a_living_driver_with_a_fresh_heartbeat_runs(launcher: LocalLauncher, pipeline: Pipeline, driver: int) -> None:
     beat(launcher, pipeline.name, age=0.1)
     row = streams.rows(launcher, [pipeline])[0]
     assert (row.driver, row.generation, row.batch, row.rows_in, row.lag) == ("RUNNING", 2, 7, 70, 0)
@@ -125,7 +129,7 @@ def test_a_driver_whose_batches_move_is_not_silent_without_heartbeats(
     assert state(launcher, pipeline) == "RUNNING"
 
 
-def test_a_running_batch_is_shown_with_its_tasks_and_when_the_lag_is_gone():
+def test_a_running_batch_is_shown_with_its_tasks_and_when_the_lag_is_gone() -> None:
     row = streams.QueryRow("p", "p.q", "RUNNING", lag=9_000, taken_rate=500.0, arrival_rate=200.0)
     row = replace(row, running_batch=8, running_seconds=40.2, tasks=32, tasks_done=14)
     assert (row.running, row.catch_up_rate, row.caught_up_seconds) == ("14 of 32 tasks, 40 s", 300.0, 30.0)
@@ -138,7 +142,7 @@ def test_a_running_batch_is_shown_with_its_tasks_and_when_the_lag_is_gone():
 
 def test_a_driver_that_ended_in_order_is_stopped_and_one_that_vanished_is_dead(
     launcher: LocalLauncher, pipeline: Pipeline
-):
+) -> None:
     beat(launcher, pipeline.name, age=1, end="FINISHED")
     assert state(launcher, pipeline) == "STOPPED"
     beat(launcher, pipeline.name, age=1, end="TRANSIENT")
@@ -147,7 +151,7 @@ def test_a_driver_that_ended_in_order_is_stopped_and_one_that_vanished_is_dead(
     assert state(launcher, pipeline) == "DEAD"
 
 
-def test_a_second_submit_adopts_the_driver_that_runs(launcher: LocalLauncher, pipeline: Pipeline, driver: int):
+def test_a_second_submit_adopts_the_driver_that_runs(launcher: LocalLauncher, pipeline: Pipeline, driver: int) -> None:
     adopted, started = launcher.submit(pipeline.name)
     assert (adopted, started) == (launcher.find(pipeline.name)[0], False)
     assert adopted.where == f"process {driver}"
@@ -160,7 +164,7 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def test_stop_ends_the_complete_process_group(launcher: LocalLauncher, pipeline: Pipeline, tmp_path: Path):
+def test_stop_ends_the_complete_process_group(launcher: LocalLauncher, pipeline: Pipeline, tmp_path: Path) -> None:
     note = tmp_path / "child"
     assert launcher.main is not None
     launcher.main.write_text(
@@ -181,7 +185,7 @@ def test_stop_ends_the_complete_process_group(launcher: LocalLauncher, pipeline:
         time.sleep(0.05)
 
 
-def test_the_last_error_of_a_log_is_reported(launcher: LocalLauncher, pipeline: Pipeline):
+def test_the_last_error_of_a_log_is_reported(launcher: LocalLauncher, pipeline: Pipeline) -> None:
     launcher.log_dir.mkdir()
     launcher.log_file(pipeline.name).write_text(
         "2026-01-01 INFO headrace: x\n2026-01-01 00:00:00,000 ERROR headrace: Kafka is gone: start it.\nnoise\n"
@@ -189,7 +193,7 @@ def test_the_last_error_of_a_log_is_reported(launcher: LocalLauncher, pipeline: 
     assert interface.last_error(launcher, pipeline.name) == "Kafka is gone: start it."
 
 
-def test_a_row_has_the_verdict_that_the_supervisor_wrote_last(launcher: LocalLauncher, pipeline: Pipeline):
+def test_a_row_has_the_verdict_that_the_supervisor_wrote_last(launcher: LocalLauncher, pipeline: Pipeline) -> None:
     assert {row.verdict for row in streams.rows(launcher, [pipeline])} == {""}
     desired_state.write(launcher.root, pipeline.name, "PAUSED", "ann", "lunch")
     report = cycle.run_pass(cycle.Context(launcher, pipeline, lambda topics: {}))
@@ -204,7 +208,7 @@ def test_a_row_has_the_verdict_that_the_supervisor_wrote_last(launcher: LocalLau
 
 def test_a_launcher_that_is_silent_makes_a_driver_unknown_not_dead(
     launcher: LocalLauncher, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     def silent(*_: object) -> list[interface.Driver]:
         raise interface.LauncherSilentError("The API answered 500.")
 

@@ -15,7 +15,7 @@ from openlineage.client.event_v2 import RunEvent
 from openlineage.client.serde import Serde
 
 from headrace.contract import batch_views
-from headrace.contract.job_files import ViewsSpec
+from headrace.contract.job_files import ReconcileSpec, ViewsSpec
 from headrace.contract.load import load_pipelines
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
@@ -146,6 +146,7 @@ def test_on_a_cluster_a_run_has_none_of_the_settings_of_drivers_and_is_submitted
 
 def test_a_reconciliation_that_cannot_be_is_refused_in_a_sentence(deployment: Deployment) -> None:
     given = reconcile.plan(deployment, "pos_sales", queries=["tumbling"], days=2, tolerance="0.01")
+    assert isinstance(given.spec, ReconcileSpec)
     assert given.spec.tolerance == "0.01"
     assert given.spec.since_ms > 0
     for options, message in (
@@ -157,7 +158,7 @@ def test_a_reconciliation_that_cannot_be_is_refused_in_a_sentence(deployment: De
         ({"only_new": True, "tolerance": "0.01"}, "has no limit on days and no tolerance"),
     ):
         with pytest.raises(HeadraceError, match=message):
-            reconcile.plan(deployment, "pos_sales", **options)  # type: ignore[arg-type]
+            reconcile.plan(deployment, "pos_sales", **options)
     with pytest.raises(HeadraceError, match="Unknown pipeline 'sales'"):
         reconcile.plan(deployment, "sales")
 

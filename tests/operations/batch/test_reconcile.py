@@ -167,7 +167,9 @@ def test_a_window_must_hold_what_was_in_time_whatever_the_transform_computes(
 
     assert (compared("3.00").differing, compared("3.00").late) == (0, 1)
     (difference,) = compared("9.00").differences
+    assert difference.due is not None
     assert difference.due["total_amount"] == "3.00"
+    assert difference.batch is not None
     assert difference.batch["total_amount"] == "9.00"
     assert (difference.batches, difference.expected_batch, difference.offsets) == ((0, 1), 0, {"pos/0": (0, 1)})
     assert compared("3.01").differing == 1
@@ -354,6 +356,7 @@ def test_a_joined_row_must_have_the_newest_cells_of_all_rows_that_matched(spark:
         "differs", {"login_id": "u1"}, (0, 1), {"logins/0": (0, 1)},
     )  # fmt: skip
     (other,) = compared(good[0], ("u2", NOON, "web")).differences
+    assert other.due is not None
     assert (other.key, other.due["last_device"]) == ({"login_id": "u2"}, "ios")
     (missing,) = compared(good[0]).differences
     assert (missing.what, missing.key) == ("missing in the sink", {"login_id": "u2"})

@@ -21,7 +21,7 @@ from headrace.operations.batch import job_runs, repair
 from headrace.operations.batch.repair import Row
 from headrace.operations.plans import Approval
 from headrace.orchestration import batch_tasks
-from headrace.store.job_reports import Account, Difference, ReconcileReport
+from headrace.store.job_reports import Account, Cell, Difference, ReconcileReport
 from headrace.store.records import from_json
 
 KEY = ("impr_uuid", "impr_date", "ad_id", "click_key")
@@ -68,7 +68,7 @@ def test_a_joined_row_that_is_only_on_one_side_keeps_its_name() -> None:
 @pytest.mark.parametrize("order", [1, -1])
 def test_two_differences_of_one_primary_key_are_one_write_of_what_is_due(pos: Pipeline, order: int) -> None:
     """The end of a window is no part of the table's key: changed by hand it is another window to a comparison."""
-    window = {"window_start": AT, "product_id": "p1"}
+    window: dict[str, Cell] = {"window_start": AT, "product_id": "p1"}
     due = Difference(key=window | {"window_end": "2026-03-01T12:05:00+00:00"}, due={"total_amount": "3.00", "sales": 1})
     strange = Difference(key=window | {"window_end": BY_HAND})
     (action,) = repair.actions(pos.queries["tumbling"], "tumbling", [due, strange][::order])

@@ -81,20 +81,21 @@ def serving(stage: Deployment, monkeypatch: pytest.MonkeyPatch) -> Serving:
     _write_state(stage.root, HORIZON)
     table = Table({(HORIZON + timedelta(minutes=5 * n), product): 10 for n in range(40) for product in PRODUCTS})
     monkeypatch.setattr(serve_layers, "execute_concurrent_with_args", table.many)
-    return Serving(stage, SpeedLayer(lambda: table))  # type: ignore[arg-type,return-value]
+    return Serving(stage, SpeedLayer(lambda: table))
 
 
 @pytest.mark.parametrize(("name", "limit"), [("tumbling", 23), ("tumbling", 1000), ("product_totals", 3)])
 def test_the_pages_of_a_range_are_its_rows_in_order_each_once(serving: Serving, name: str, limit: int) -> None:
-    span = {"since": FIRST, "until": UNTIL} if name == "tumbling" else {"until": UNTIL}
-    complete = serving.query("pos_sales", name, **span)  # type: ignore[misc]
+    since = FIRST if name == "tumbling" else None
+    complete = serving.query("pos_sales", name, since=since, until=UNTIL)
     assert complete.next is None
     assert complete.horizon == HORIZON
     assert len(complete.rows) == (5 * 2 * 4 + 40 * 4 if name == "tumbling" else 4)
     assert complete.rows == sorted(complete.rows, key=lambda row: (row.get("window_start"), row["product_id"]))
-    rows, after, pages = [], None, 0
+    rows: list[dict[str, Any]] = []
+    after, pages = None, 0
     while pages == 0 or after is not None:
-        page = serving.query("pos_sales", name, limit=limit, after=after, **span)  # type: ignore[misc]
+        page = serving.query("pos_sales", name, since=since, until=UNTIL, limit=limit, after=after)
         assert len(page.rows) <= limit
         rows, after, pages = rows + page.rows, page.next, pages + 1
     assert rows == complete.rows
@@ -109,10 +110,10 @@ def test_rows_written_and_a_horizon_that_moves_between_pages_repeat_and_lose_not
     }
     table = serving.speed.session
     first = serving.query("pos_sales", "tumbling", until=UNTIL, limit=30)
-    table.windows[HORIZON, "a new one"] = 1  # type: ignore[attr-defined]
-    table.windows[HORIZON + timedelta(hours=5), "a new one"] = 1  # type: ignore[attr-defined]
+    table.windows[HORIZON, "a new one"] = 1
+    table.windows[HORIZON + timedelta(hours=5), "a new one"] = 1
     # The day after the horizon is computed, with a late window that the stream dropped.
-    day = [_batch_row(*key, sales) for key, sales in table.windows.items()]  # type: ignore[attr-defined]
+    day = [_batch_row(start, product, sales) for (start, product), sales in table.windows.items()]
     late = _batch_row(HORIZON + timedelta(hours=4), "late", 1)
     _lay(stage.root, "tumbling", [*day, late])
     _write_state(stage.root, HORIZON + timedelta(days=1))
@@ -177,7 +178,7 @@ def test_a_column_named_like_a_keyword_of_python_is_served(project: Path) -> Non
             factory = execution_profile.row_factory if execution_profile else named_tuple_factory
             return list(factory(list(columns), [("bolts", 7)]))
 
-    layer = SpeedLayer(lambda: Session({}))  # type: ignore[arg-type,return-value]
+    layer = SpeedLayer(lambda: Session({}))
     assert layer.table(pipeline, "product_totals", {"class": "bolts"}) == [{"class": "bolts", "from": 7}]
 
 

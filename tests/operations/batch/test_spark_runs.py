@@ -8,7 +8,7 @@ import pytest
 
 from headrace.contract.job_files import ViewsSpec
 from headrace.errors import HeadraceError
-from headrace.operations.batch import job_runs, spark_runs
+from headrace.operations.batch import job_runs, reconcile, spark_runs, view_plans
 from headrace.operations.batch.spark_runs import Submission
 from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.operations.drivers import desired_state
@@ -34,9 +34,9 @@ def test_a_pipeline_that_cannot_be_ordered_keeps_no_other_from_its_views_and_its
             raise HeadraceError("Kafka has no topic pos: run `headrace provision`.")
         return job_runs.prepare(deployment.root, "views", name, ViewsSpec(), run)
 
-    monkeypatch.setattr(spark_runs.view_plans, "plan", planned)
-    monkeypatch.setattr(spark_runs.reconcile, "plan", planned)
-    monkeypatch.setattr(spark_runs.reconcile, "has_run", lambda *_: True)
+    monkeypatch.setattr(view_plans, "plan", planned)
+    monkeypatch.setattr(reconcile, "plan", planned)
+    monkeypatch.setattr(reconcile, "has_run", lambda *_: True)
     chosen = ["pos_sales", "web_events", "ad_attribution", "nobody"]
     runs = spark_runs.plan_views(deployment, chosen, "night")
     assert [submission.name for submission in runs] == ["views-pos_sales", "views-ad_attribution", "views-nobody"]
@@ -57,7 +57,7 @@ def test_a_pipeline_that_cannot_be_ordered_keeps_no_other_from_its_views_and_its
 
 @pytest.mark.parametrize(("want", "fails"), [("RUNNING", True), ("STOPPED", False)])
 def test_views_that_lack_days_because_the_archive_is_behind_fail_while_the_stream_should_run(
-    deployment: Deployment, want: str, fails: bool
+    deployment: Deployment, want: desired_state.Want, fails: bool
 ) -> None:
     desired_state.write(deployment.root, "pos_sales", want, by="ann", reason="test")
     lag = {"topic": "pos", "partition": 1, "reached": 7, "end": 9}

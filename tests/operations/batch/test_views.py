@@ -190,6 +190,7 @@ def test_days_far_apart_are_one_step_and_hold_what_their_records_say(
     assert rows(spark, pipeline, "tumbling") == oracle(records, 5, 5)
     assert rows(spark, pipeline, "sliding") == oracle(records, 10, 5)
     (state,) = [small_files.read_json(paths.view_state(str(tmp_path), pipeline.name))]
+    assert state is not None
     assert state["days"]["2026-03-01"]["records"] == 4
 
 
@@ -261,6 +262,8 @@ def test_a_day_of_a_view_that_is_not_what_its_records_say_is_named(
     spark.sql(f"INSERT INTO lake.{pipeline.name}.batch_sliding {again}")
     accounts = compared()
     (difference,) = accounts["product_totals"].differences
+    assert difference.due
+    assert difference.speed
     assert (difference.what, difference.key["day"], difference.due["sales"], difference.speed["sales"]) == (
         "differs", "2026-03-02", 1, 7,
     )  # fmt: skip

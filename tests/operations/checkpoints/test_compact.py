@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from headrace.operations.checkpoints import compact, restore, snapshots, verify
-from headrace.store import file_sink, ledger, small_files, trees
+from headrace.store import file_sink, generation, ledger, small_files, trees
 from tests.support.checkpoints import FakeLauncher, begin, rows_of, run, with_files
 
 
@@ -110,8 +110,14 @@ def test_a_long_ledger_is_never_rewritten_and_a_reader_from_its_end_reads_only_t
     segments = [ledger.bounds(name) for name in ledger.segments(small_files.list_names(folder))]
     assert segments == [(first, first + 19) for first in range(0, 200, 20)]
     assert ledger.runs(folder) == [range(200)]
-    read, opened = small_files.read_text, []
-    monkeypatch.setattr(small_files, "read_text", lambda path: opened.append(path) or read(path))
+    read = small_files.read_text
+    opened: list[str] = []
+
+    def counted(path: str) -> str | None:
+        opened.append(path)
+        return read(path)
+
+    monkeypatch.setattr(small_files, "read_text", counted)
     assert [record["batch"] for record in ledger.read(folder, 195)] == list(range(195, 200))
     assert len(opened) == 1
 
@@ -166,7 +172,7 @@ def test_a_gathered_directory_never_reaches_over_a_cut_that_somebody_may_restore
         (15, 39),
     ]
     restore.restore(FakeLauncher(root), with_files(), "files", cut.id, by="test", reason="test")
-    now = restore.generation.current(root, "pos_sales", "files")
+    now = generation.current(root, "pos_sales", "files")
     assert now is not None
     assert rows_of(root, now) == list(range(15))
     trees.remove(cut.paths(root).folder)  # the lineage remembers the cut after the snapshot is gone

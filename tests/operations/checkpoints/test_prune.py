@@ -12,10 +12,10 @@ from headrace.operations.plans import Approval
 from headrace.store import generation, paths, small_files, trees
 from headrace.store import snapshot as kept
 from tests.support import checkpoints
-from tests.support.checkpoints import FakeLauncher, begin, rows_of, run
+from tests.support.checkpoints import Approver, FakeLauncher, begin, rows_of, run
 
 POS = checkpoints.pos_sales()
-WHO = {"by": "test", "reason": "test"}
+WHO: Approver = {"by": "test", "reason": "test"}
 
 
 def test_prune_takes_what_nothing_refers_to_to_the_trash_and_later_away(root: str) -> None:

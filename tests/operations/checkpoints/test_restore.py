@@ -13,10 +13,10 @@ from headrace.store import checkpoint_log, file_sink, generation, ledger, paths,
 from headrace.store import snapshot as kept
 from tests.support import checkpoints
 from tests.support.acts import acts
-from tests.support.checkpoints import FakeLauncher, begin, plan_batch, rows_of, run, write_batch
+from tests.support.checkpoints import Approver, FakeLauncher, begin, plan_batch, rows_of, run, write_batch
 
 POS = checkpoints.pos_sales()
-WHO = {"by": "test", "reason": "test"}
+WHO: Approver = {"by": "test", "reason": "test"}
 
 
 def test_a_snapshot_is_the_cut_at_the_newest_commit_while_the_next_batch_is_under_way(root: str) -> None:
@@ -178,6 +178,7 @@ def test_a_file_sink_reads_the_same_after_restores_of_restores(root: str) -> Non
         run(root, now, range(cut, cut + 2), stateful=False)
         assert rows_of(root, now) == list(range(cut + 2))
         assert verify.verify(root, checkpoints.with_files(), "files").findings == ()
+    assert now is not None
     assert now.lineage == ((1, 5), (2, 6))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from headrace.contract.job_files import FindSpec
 from headrace.errors import HeadraceError
 from headrace.operations.dead_letters import find, quarantine
 from headrace.operations.drivers import desired_state
@@ -149,7 +150,7 @@ def test_an_entry_that_the_query_has_passed_over_ends_with_its_line(deployed: An
 
 def test_a_search_takes_the_batch_that_was_planned_and_not_committed(deployed: Any) -> None:
     prepared = find.prepare(deployed, POS, QUERY)
-    assert prepared.spec == find.FindSpec(
+    assert prepared.spec == FindSpec(
         given_ms=prepared.spec.given_ms, query=QUERY, batch=3,
         starts={"pos": {"0": 30, "1": 30}}, ends={"pos": {"0": 40, "1": 40}}, limit=find.LIMIT,
     )  # fmt: skip

@@ -146,7 +146,7 @@ def test_a_record_that_two_queries_refuse_has_two_letters(monkeypatch: pytest.Mo
 def test_a_cut_letter_and_a_row_of_many_records_are_shown_but_are_no_complete_record(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    row = [
+    row: list[tuple[str, bytes | None]] = [
         ("headrace.query", b"pos.totals"),
         ("headrace.id", b"pos.totals/1/7/A0"),
         ("headrace.reason", b"not_written: k"),

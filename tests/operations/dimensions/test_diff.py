@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -158,7 +159,7 @@ def test_a_key_that_is_null_or_there_twice_is_found(cards: Pipeline, keys: tuple
         assert compare.has_wrong_keys(db, cards, "cards")
 
 
-def test_every_write_has_the_time_of_the_extract_and_only_what_changed(project) -> None:
+def test_every_write_has_the_time_of_the_extract_and_only_what_changed(project: Path) -> None:
     users = load_pipeline(project / "pipelines" / "user_logins.yaml").dimensions["users"]
     insert = 'INSERT INTO "test_db"."users" ("login_id", "user_name") VALUES (?, ?) USING TIMESTAMP 7000'
     assert apply._insert(users, ["login_id", "user_name"], 7000) == insert

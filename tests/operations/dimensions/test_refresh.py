@@ -13,6 +13,7 @@ from cassandra.query import named_tuple_factory
 
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
+from headrace.contract.model import Refresh as RefreshSettings
 from headrace.errors import HeadraceError
 from headrace.operations.clients import ensure_tables
 from headrace.operations.dimensions import apply, kept, lease
@@ -258,7 +259,7 @@ def test_what_was_approved_is_the_measure_from_then_on(staff: Refresh) -> None:
 
 def test_deletes_that_never_were_so_many_are_asked_about() -> None:
     usual = [RefreshRecord(rows=1_000, deletes=number % 3) for number in range(10)]
-    settings = kept.Refresh(max_delete_percent=5)
+    settings = RefreshSettings(max_delete_percent=5)
     assert kept.reasons_for_approval(settings, usual, 1_000, 985, 15) == []
     assert kept.reasons_for_approval(settings, usual, 1_000, 970, 30) == [
         "it deletes 30 rows, but none of the last 10 refreshes deleted more than 2"
@@ -302,7 +303,7 @@ def test_the_answer_of_a_lightweight_transaction_is_read_as_the_driver_gives_it(
         asked.append((statement.query_string, values))
         return SimpleNamespace(column_names=names, one=lambda: row)
 
-    answer = lease._serial(SimpleNamespace(execute=execute), lease._TAKE, ("badges.staff", "b", "Ben", "now"))  # type: ignore[arg-type]
+    answer = lease._serial(SimpleNamespace(execute=execute), lease._TAKE, ("badges.staff", "b", "Ben", "now"))
     assert (answer["[applied]"], answer["holder"], answer["taken_by"]) == (False, "a", "Mia")
     assert asked[0][0].endswith("VALUES (%s, %s, %s, %s) IF NOT EXISTS USING TTL 900")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,10 @@ def test_a_mark_may_say_rows_and_hash(tmp_path: Path, pipeline: Pipeline) -> Non
 @pytest.mark.parametrize("late", ["20260101T000000Z", "20251231T235959Z"])
 def test_a_snapshot_as_old_as_the_applied_one_or_older_is_left(tmp_path: Path, pipeline: Pipeline, late: str) -> None:
     _drop(tmp_path, f"users-{late}.csv")
-    record = {"version": "20260101T000000Z", "extract_ms": int(datetime(2026, 1, 1, tzinfo=UTC).timestamp() * 1000)}
+    record: dict[str, Any] = {
+        "version": "20260101T000000Z",
+        "extract_ms": int(datetime(2026, 1, 1, tzinfo=UTC).timestamp() * 1000),
+    }
     (tmp_path / "refresh" / "user_logins" / "users" / "applied.json").write_text(json.dumps(record))
     assert applied(str(tmp_path), "user_logins", "users") == RefreshRecord(**record)
     reason = pick(str(tmp_path), pipeline, "users")

@@ -77,7 +77,10 @@ def _parquet(**columns: Any) -> Callable[[Path], None]:
 
 
 def _text(text: str) -> Callable[[Path], None]:
-    return lambda path: path.write_text(text) and None
+    def write(path: Path) -> None:
+        path.write_text(text)
+
+    return write
 
 
 BAD = [

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from headrace.errors import HeadraceError
+from headrace.operations.checkpoints import snapshots
 from headrace.operations.drivers import control, desired_state, upgrade
 from headrace.operations.drivers.interface import Driver
 from headrace.store import paths, records, small_files
@@ -53,7 +54,7 @@ class Releases(Imagined):
 def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Releases:
     """A pipeline that ann wants to run, and that runs; nothing is waited for."""
     monkeypatch.setattr(upgrade, "time", _clock(sleep=lambda _seconds: None))
-    monkeypatch.setattr(upgrade.snapshots, "take_all", lambda *_args, **_more: {})
+    monkeypatch.setattr(snapshots, "take_all", lambda *_args, **_more: {})
     made = Releases(str(tmp_path))
     control.start(made, NAME, by="ann")
     return made
@@ -126,7 +127,7 @@ def test_the_hold_is_renewed_for_as_long_as_the_upgrade_watches(
     real, minutes = time.monotonic, iter(range(10_000))
     clock = lambda: real() + 60 * next(minutes)  # noqa: E731
     launcher.batches = 0
-    holds = []
+    holds: list[float] = []
 
     def watched(_seconds: float) -> None:
         launcher.batches = 1 if len(holds) > 40 else 0

@@ -35,7 +35,7 @@ from headrace.operations.lineage.graph import (
 )
 from headrace.operations.quality.suites import suite_of
 from headrace.operations.quality.summary import Failure, Summary
-from headrace.store import driver_files, small_files
+from headrace.store import driver_files, generation, ledger, small_files
 from headrace.store.driver_files import Heartbeat
 from headrace.store.job_reports import ViewsReport
 from headrace.store.records import from_json
@@ -129,7 +129,7 @@ def all_jobs(pipelines: dict[str, Pipeline]) -> Iterator[LineageJob]:
 def test_every_event_of_every_job_keeps_to_the_specification(pipelines: dict[str, Pipeline]) -> None:
     for job in all_jobs(pipelines):
         for kind in ("START", "RUNNING", "COMPLETE", "ABORT", "FAIL"):
-            event = emit.event(job, RUN, kind, 1_800_000_000_000, {}, error="broken" if kind == "FAIL" else "")  # type: ignore[arg-type]
+            event = emit.event(job, RUN, kind, 1_800_000_000_000, {}, error="broken" if kind == "FAIL" else "")
             document = json.loads(json.dumps(Serde.to_dict(event)))
             assert list(faults(document)) == [], (job.name, kind)
             assert ("errorMessage" in document["run"]["facets"]) == (kind == "FAIL")
@@ -157,8 +157,8 @@ def stream(deployment: Any, monkeypatch: pytest.MonkeyPatch, **beat: Any) -> dic
     """Emit the lineage of pos_sales with one batch of each query and a heartbeat like this."""
     now = SimpleNamespace(number=1, started_micros=1_000_000_000, paths=lambda _: SimpleNamespace(ledger="ledger"))
     newest = {"batch": 7, "offsets": {}, "written_ms": beat.pop("written_ms", 1_100_000)}
-    monkeypatch.setattr(run_events.generation, "current", lambda *_: now)
-    monkeypatch.setattr(run_events.ledger, "newest", lambda _: newest)
+    monkeypatch.setattr(generation, "current", lambda *_: now)
+    monkeypatch.setattr(ledger, "newest", lambda _: newest)
     heartbeat = from_json(Heartbeat, {"exit": None, "life": "a", "at_ms": 1_200_000} | beat)
     monkeypatch.setattr(driver_files, "heartbeat", lambda *_: heartbeat)
     monkeypatch.setattr(driver_files, "exit_record", lambda *_: None)

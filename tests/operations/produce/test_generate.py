@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -117,7 +118,7 @@ def test_late_and_delayed_records_are_behind_the_moment_by_what_the_kind_says(mi
     for record in timed(list(generate(mix, START))):
         if record.kind in {"late", "delayed"}:
             low, high = LATE_BY if record.kind == "late" else DELAYED_BY
-            behind = float(line.event_at(record.planned_at)) - event_time(record).timestamp()
+            behind = float(line.event_at(np.array(record.planned_at))) - event_time(record).timestamp()
             assert low - 0.01 <= behind <= high + 1.01  # pos is written in whole seconds
 
 
@@ -179,7 +180,7 @@ def test_known_users_are_in_the_directory_and_unknown_ones_are_not() -> None:
     mix = make_mix(topics=["logins"], events=5_000, malformed=0, unknown_users=0.1)
     directory = {user["login_id"] for user in user_directory(mix)}
     assert len(directory) == mix.users
-    kinds = Counter()
+    kinds: Counter[bool] = Counter()
     for record in generate(mix, START):
         known = json.loads(record.value or b"")["login_id"] in directory
         assert known or record.kind != "normal"

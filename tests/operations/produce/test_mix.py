@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from headrace.errors import HeadraceError
@@ -57,7 +59,7 @@ def test_a_rate_stretches_the_plan_of_an_exact_number() -> None:
         ({"topics": []}, "option 'rates' of the generator"),
     ],
 )
-def test_a_wrong_option_is_one_sentence(options: dict[str, object], sentence: str) -> None:
+def test_a_wrong_option_is_one_sentence(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(HeadraceError) as caught:
         make_mix(**options)
     assert sentence in str(caught.value)

@@ -200,9 +200,13 @@ def test_a_kafka_that_does_not_answer_is_one_sentence() -> None:
 
 
 def test_a_refused_login_is_distinguished_from_silence() -> None:
-    producer = FakeProducer()
+    class Refused(FakeProducer):
+        def poll(self, timeout: float) -> int:
+            self.error_cb(KafkaError(KafkaError._AUTHENTICATION))
+            return 0
+
+    producer = Refused()
     producer.metadata = KafkaException(KafkaError(KafkaError._TRANSPORT))
-    producer.poll = lambda _: producer.error_cb(KafkaError(KafkaError._AUTHENTICATION))  # type: ignore[method-assign]
     with pytest.raises(HeadraceError, match="refuses user 'someone'") as caught:
         send(records(5), BINDING, ["pos"], paced=False, make_producer=producer)
     assert "secret" not in str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from headrace.contract import cassandra, kafka
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
 from headrace.errors import HeadraceError
+from headrace.operations import deployment
 from headrace.operations.provision import changes as provision_plan
 from headrace.operations.provision.cassandra import grant_steps, table_steps
 from headrace.operations.provision.changes import Change, ConsentNeededError, ProvisionPlan, ProvisionStep, RefusedError
@@ -26,8 +28,8 @@ from tests.support.kafka_admin import FakeKafka
 
 
 def steps(admin: FakeKafka, pipeline: Pipeline, replicas: int = 1) -> ProvisionPlan:
-    topics = topic_steps(admin, pipeline, replicas)  # type: ignore[arg-type]
-    rights = right_steps(admin, pipeline.name, pipeline.name, kafka.acls(pipeline))  # type: ignore[arg-type]
+    topics = topic_steps(admin, pipeline, replicas)
+    rights = right_steps(admin, pipeline.name, pipeline.name, kafka.acls(pipeline))
     return ProvisionPlan([*topics, *rights])
 
 
@@ -213,7 +215,7 @@ def with_tables(pipeline: Pipeline) -> FakeCassandra:
 
 
 def tables_of(session: FakeCassandra, pipeline: Pipeline) -> ProvisionPlan:
-    return ProvisionPlan(table_steps(session, pipeline, 1))  # type: ignore[arg-type]
+    return ProvisionPlan(table_steps(session, pipeline, 1))
 
 
 def test_tables_that_are_as_declared_are_left_alone(good: Pipeline, pipelines: dict[str, Pipeline]) -> None:
@@ -275,9 +277,9 @@ def test_grants_that_nothing_declares_any_more_are_revoked(good: Pipeline) -> No
     session = FakeCassandra()
     for grant in cassandra.grants(good):
         session.grants.setdefault(grant.resource, set()).add(grant.permission)
-    assert grant_steps(session, good, good.name) == []  # type: ignore[arg-type]
+    assert grant_steps(session, good, good.name) == []
     session.grants |= {"data/old/dropped": {"SELECT", "MODIFY"}, "data/old": {"SELECT"}, "data": {"DROP"}}
-    plan = ProvisionPlan(grant_steps(session, good, good.name))  # type: ignore[arg-type]
+    plan = ProvisionPlan(grant_steps(session, good, good.name))
     plan.carry_out()
     assert session.executed == [
         f'REVOKE DROP ON ALL KEYSPACES FROM "{good.name}"',
@@ -325,8 +327,8 @@ def test_the_job_ends_at_once_with_what_to_apply_where_consent_is_needed(
         raise ConsentNeededError("Nothing was changed, because data may be lost.", [change])
 
     monkeypatch.setattr(provision, "run", run)
-    monkeypatch.setattr(provision.deployment, "load", lambda: SimpleNamespace(bindings=tmp_path))
-    monkeypatch.setattr(provision.sys, "argv", ["provision_cluster"])
+    monkeypatch.setattr(deployment, "load", lambda: SimpleNamespace(bindings=tmp_path))
+    monkeypatch.setattr(sys, "argv", ["provision_cluster"])
     monkeypatch.setitem(os.environ, "HEADRACE_LOGINS", str(tmp_path))
     monkeypatch.setitem(os.environ, "HEADRACE_CONSENT", '["other"]')
     with pytest.raises(RefusedError, match=r'`provision_consent = \["sales"\]` in Terraform') as caught:

@@ -15,6 +15,7 @@ from confluent_kafka import KafkaError, KafkaException
 from headrace.access.bindings import write_binding
 from headrace.contract import kafka
 from headrace.errors import HeadraceError
+from headrace.operations.provision import kafka as in_kafka
 from headrace.operations.provision import retirement
 from headrace.operations.provision.changes import ConsentNeededError, ProvisionPlan, as_json, lines
 from headrace.operations.provision.kafka import right_steps
@@ -75,7 +76,7 @@ class Servers:
         def session(_: Path) -> Iterator[Cassandra]:
             yield self.cassandra
 
-        monkeypatch.setattr(retirement.in_kafka, "kafka_admin", lambda _: self.kafka)
+        monkeypatch.setattr(in_kafka, "kafka_admin", lambda _: self.kafka)
         monkeypatch.setattr(retirement, "cassandra_session", session)
 
     def plan(self, pipeline: str = "old_sales", known: tuple[str, ...] = ("pos_sales",)) -> Any:
@@ -87,7 +88,7 @@ class Servers:
 def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Servers:
     fakes = Servers(tmp_path, monkeypatch)
     for user in ("old_sales", "pos_sales"):
-        ProvisionPlan(right_steps(fakes.kafka, user, user, kafka.producer_acls(user, ["pos"]))).carry_out()  # type: ignore[arg-type]
+        ProvisionPlan(right_steps(fakes.kafka, user, user, kafka.producer_acls(user, ["pos"]))).carry_out()
     return fakes
 
 

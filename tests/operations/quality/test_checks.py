@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from headrace.errors import HeadraceError
 from headrace.operations.checkpoints import compact
 from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.operations.drivers import desired_state
-from headrace.operations.quality import bounds, checks, findings, plan, position, steps, store, tasks, trend
+from headrace.operations.quality import bounds, checks, findings, offsets, position, steps, store, tasks, trend
 from headrace.operations.quality.position import Position
 from headrace.operations.quality.status import EXIT_CODES
 from headrace.operations.quality.suites import Suite
@@ -134,8 +135,8 @@ def site(tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Site
     def reader(*_: object) -> Iterator[Kafka]:
         yield made.kafka
 
-    monkeypatch.setattr(plan.offsets, "reader", reader)
-    monkeypatch.setattr(plan.time, "time_ns", lambda: NOW_MS * 1_000_000)
+    monkeypatch.setattr(offsets, "reader", reader)
+    monkeypatch.setattr(time, "time_ns", lambda: NOW_MS * 1_000_000)
     monkeypatch.setattr(checks, "validate", judged)
     monkeypatch.setattr(store, "record", lambda _, summary, rows: made.kept.append((summary, rows)))
     return made
@@ -195,7 +196,7 @@ def test_a_pipeline_that_cannot_be_planned_is_a_result_of_its_own_sinks(
         raise HeadraceError("Kafka did not answer.")
         yield
 
-    monkeypatch.setattr(plan.offsets, "reader", away)
+    monkeypatch.setattr(offsets, "reader", away)
     assert {summary.window.reason for summary in site.check().values()} == {"Kafka did not answer."}
     (of_none,) = tasks.run_checks(site.deployment, "nobody", tasks.plan_checks(site.deployment, "nobody"))
     assert (of_none.sink, of_none.status) == ("nobody", "UNREADABLE")

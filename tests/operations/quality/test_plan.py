@@ -18,6 +18,7 @@ from headrace.operations.quality.summary import Summary
 from headrace.operations.quality.validate import Outcome, json_safe
 from headrace.operations.quality.windows import (
     Batches,
+    Closed,
     Grid,
     Nothing,
     Passed,
@@ -65,12 +66,14 @@ def test_a_window_is_read_once_and_only_when_it_has_closed(
     if starts is None:
         assert isinstance(window, Nothing)
     else:
+        assert isinstance(window, Closed)
         assert window.starts_ms == tuple(start * MINUTE for start in starts)
         assert window.until_ms == (starts[-1] + 5) * MINUTE
 
 
 def test_sliding_windows_have_closed_when_their_complete_size_is_behind_the_watermark() -> None:
     window = closed_windows(62 * MINUTE, Grid(10 * MINUTE, 5 * MINUTE), 45 * MINUTE)
+    assert isinstance(window, Closed)
     assert window.starts_ms == (40 * MINUTE, 45 * MINUTE, 50 * MINUTE)
 
 
@@ -78,6 +81,7 @@ def test_sliding_windows_have_closed_when_their_complete_size_is_behind_the_wate
 def test_windows_with_an_offset_are_read_by_their_own_starts(since: int | None, starts: list[int]) -> None:
     grid = Grid(10 * MINUTE, 10 * MINUTE, 3 * MINUTE)
     window = closed_windows(60 * MINUTE, grid, None if since is None else since * MINUTE)
+    assert isinstance(window, Closed)
     assert window.starts_ms == tuple(start * MINUTE for start in starts)
 
 
@@ -118,6 +122,7 @@ def test_where_windows_begin_is_asked_of_the_table_only_where_a_check_cannot_cou
     sink = find(PIPELINES.values(), "cassandra.pos_sales.tumbling")
     until = None if since is None else since * size
     window = plan._closed(sink, (10**6 + 3) * size, Grid(size, size), until, earliest)
+    assert isinstance(window, Closed)
     assert window.starts_ms == tuple((first + number) * size for number in range(3))
     assert asks == ([] if asked is None else [asked * size])
 
@@ -128,26 +133,33 @@ def test_finished_batches_are_those_since_the_last_check_the_oldest_first_and_th
     """It was the newest ones that were taken, and the position moved past the others (B2)."""
     monkeypatch.setattr(bounds, "CHECK_ROWS", 100_000)
     records = [_record(batch, rows_out=40_000, written_ms=batch * 1000) for batch in range(10)]
-    window = finished_batches(1, records)
+    window = batches_of(records)
     assert (window.first, window.last, window.batches, window.rows) == (0, 1, 2, 80_000)
     assert window.left == {"batches": 8, "rows": 320_000}
-    window = finished_batches(1, records[9:])
+    window = batches_of(records[9:])
     assert (window.first, window.last, window.left) == (9, 9, {"batches": 0, "rows": 0})
     assert finished_batches(1, []).kind == "nothing"
-    assert finished_batches(1, records, since_ms=9_000).first == 9
+    assert batches_of(records, since_ms=9_000).first == 9
     large = [_record(0, rows_out=10**9), _record(1)]
-    assert finished_batches(1, large).last == 0, "one batch is taken whole"
+    assert batches_of(large).last == 0, "one batch is taken whole"
     monkeypatch.setattr(bounds, "CHECK_BATCHES", 3)
     assert finished_batches(1, [_record(batch, rows_out=0) for batch in range(5)]).left["batches"] == 2
 
 
+def batches_of(records: list[BatchRecord], **bounds_ms: int) -> Batches:
+    window = finished_batches(1, records, **bounds_ms)
+    assert isinstance(window, Batches)
+    return window
+
+
 def test_batches_whose_rows_retention_may_have_taken_are_passed_over_and_counted() -> None:
     records = [_record(batch, rows_out=10, written_ms=batch * 1000) for batch in range(6)]
-    window = finished_batches(1, records, gone_ms=4_000)
+    window = batches_of(records, gone_ms=4_000)
     assert (window.first, window.last) == (4, 5)
     assert window.expired == Passed(batches=4, rows=40)
-    window = finished_batches(1, records, gone_ms=10_000)
-    assert (window.kind, window.passed, window.expired.batches) == ("nothing", 5, 6)
+    nothing = finished_batches(1, records, gone_ms=10_000)
+    assert nothing.expired is not None
+    assert (nothing.kind, nothing.passed, nothing.expired.batches) == ("nothing", 5, 6)
 
 
 def test_a_check_is_read_in_steps_of_complete_batches(monkeypatch: pytest.MonkeyPatch) -> None:

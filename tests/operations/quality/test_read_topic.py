@@ -11,6 +11,7 @@ import pytest
 
 from headrace.contract.checked_sinks import find
 from headrace.contract.load import load_pipelines
+from headrace.operations import topics
 from headrace.operations.quality import read_cassandra, read_topic
 from headrace.operations.quality.windows import BatchesStep
 
@@ -69,7 +70,7 @@ def topic(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
         begins=lambda _: dict.fromkeys(ends(), 0),
     )
     monkeypatch.setattr(read_topic, "TopicOffsets", lambda _: times)
-    monkeypatch.setattr(read_topic.topics, "between", between)
+    monkeypatch.setattr(topics, "between", between)
     return messages
 
 
@@ -139,7 +140,7 @@ def test_a_stranger_behind_the_newest_batch_is_found_where_everything_is_read(to
     assert [(row["_offset"], "_stranger" in row) for row in rows] == [(0, False), (3, True)]
     assert cursor == {"0": 4}
     window = BatchesStep(generation=2, first=0, last=0, ranges={"0": [0, 4]})
-    again = read_topic.again(None, SINK, window)  # type: ignore[arg-type]
+    again = read_topic.again(None, SINK, window)
     assert again == rows, "a finding's window reads the same again"
 
 

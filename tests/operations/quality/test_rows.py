@@ -86,7 +86,9 @@ def test_times_far_from_now_are_kept() -> None:
 
 
 def test_windows_tell_their_length_and_how_far_off_the_grid_they_begin() -> None:
-    sink, window = _sink("cassandra.pos_sales.sliding"), PIPELINES["pos_sales"].queries["sliding"].aggregate.window
+    sink, aggregate = _sink("cassandra.pos_sales.sliding"), PIPELINES["pos_sales"].queries["sliding"].aggregate
+    assert aggregate is not None
+    window = aggregate.window
     start = datetime(2026, 3, 1, 10, 5)
     rows = [
         {"window_start": start, "window_end": start.replace(minute=15), "product_id": "a"},

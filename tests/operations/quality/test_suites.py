@@ -164,6 +164,7 @@ def test_windows_bounds_and_skews_are_those_of_the_pipeline_file(name: str) -> N
     if query and query.join and query.join.time_range and query.join.time_range.upper:
         delay = kwargs["_impr_date_to_click_date_seconds", "expect_column_values_to_be_between"]
         bounds = query.join.time_range
+        assert bounds.upper is not None
         assert (delay["min_value"], delay["max_value"]) == (
             bounds.lower.total_seconds(),
             bounds.upper.total_seconds(),

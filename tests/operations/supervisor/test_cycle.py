@@ -23,6 +23,7 @@ from headrace.operations.supervisor.cycle import Context, run_pass, supervise
 from headrace.operations.supervisor.driver_health import LIMITS
 from headrace.operations.supervisor.memory import Supervision
 from headrace.store import generation, paths, small_files
+from headrace.store.checkpoint_log import Offsets
 from tests.operations.supervising import Imagined
 from tests.operations.supervisor.test_verdict import PIPELINE
 
@@ -68,6 +69,8 @@ def test_what_is_written_is_json_and_is_what_was_reported(context: Context) -> N
     assert [query.query for query in report.queries] == ["user_logins.last_login", "user_logins.archive_logins"]
     assert report.last_action == report.action
     report = run_pass(context)
+    assert report.driver is not None
+    assert report.last_action is not None
     assert (report.verdict, report.driver.where, report.action.kind) == ("IDLE", "process 1", "NOTHING")
     assert report.last_action.kind == "START"
 
@@ -148,7 +151,7 @@ def test_a_driver_that_may_still_write_costs_nothing_however_often_it_is_fenced(
 def test_what_a_newer_release_wrote_is_read_by_an_older_one(context: Context) -> None:
     for path in (paths.intent(context.root, NAME), paths.supervision(context.root, NAME)):
         run_pass(context)
-        document = small_files.read_json(path) | {"of_a_newer_release": 1}
+        document = (small_files.read_json(path) or {}) | {"of_a_newer_release": 1}
         if "memory" in document:
             document["memory"] |= {"newer": 1, "last_action": document["last_action"] | {"newer": 1}}
             document["memory"]["marks"] = {"last_login": {"generation": 1, "batch": 2, "newer": 3}}
@@ -156,7 +159,7 @@ def test_what_a_newer_release_wrote_is_read_by_an_older_one(context: Context) ->
     assert run_pass(context).verdict in {"IDLE", "MISSING"}
     made = generation.begin(context.root, NAME, "last_login", {})
     manifest = made.paths(context.root).manifest
-    small_files.write_json(manifest, small_files.read_json(manifest) | {"of_a_newer_release": 1})
+    small_files.write_json(manifest, (small_files.read_json(manifest) or {}) | {"of_a_newer_release": 1})
     assert generation.current(context.root, NAME, "last_login") == made
 
 
@@ -205,9 +208,11 @@ def test_new_generations_are_those_of_exactly_one_pipeline() -> None:
 
 
 def test_an_operator_who_stops_between_the_observation_and_the_start_wins(context: Context) -> None:
-    stopping = replace(
-        context, ends=lambda topics: desired_state.write(context.root, NAME, "STOPPED", "bob", "x") and TOPICS
-    )
+    def stops(_: object) -> Offsets:
+        desired_state.write(context.root, NAME, "STOPPED", "bob", "x")
+        return TOPICS
+
+    stopping = replace(context, ends=stops)
     assert run_pass(stopping).action.kind == "NOTHING"
     assert not imagined(context).starts
 
@@ -235,7 +240,7 @@ def test_a_frozen_driver_is_killed_at_once_and_replaced_but_not_one_that_was_rep
     context: Context,
 ) -> None:
     run_pass(context)
-    beat = {"at_ms": int((time.time() - 99) * 1000), "exit": None, "queries": []}
+    beat: dict[str, Any] = {"at_ms": int((time.time() - 99) * 1000), "exit": None, "queries": []}
     small_files.write_json(paths.heartbeat(context.root, NAME), beat)
     old = replace(imagined(context).alive[0], started=time.time() - 100)
     imagined(context).alive = [old]

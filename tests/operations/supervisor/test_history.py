@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,7 +85,12 @@ def test_a_broken_history_and_a_clock_that_was_put_back_begin_again(tmp_path: Pa
 def test_a_history_that_has_not_changed_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     read = records.read
-    monkeypatch.setattr(records, "read", lambda kind, path: asked.append(path) or read(kind, path))
+
+    def counted(kind: type[Any], path: str) -> Any:
+        asked.append(path)
+        return read(kind, path)
+
+    monkeypatch.setattr(records, "read", counted)
     _add(tmp_path, _observation(lag=7))
     assert [_newest(tmp_path).lag for _ in range(3)] == [7] * 3
     before = len(asked)

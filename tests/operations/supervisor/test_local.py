@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -84,10 +85,17 @@ def living(launcher: LocalLauncher) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_a_start_is_not_judged_by_the_heartbeat_of_a_driver_that_was_killed_in_the_same_second(launcher: LocalLauncher):
+def test_a_start_is_not_judged_by_the_heartbeat_of_a_driver_that_was_killed_in_the_same_second(
+    launcher: LocalLauncher,
+) -> None:
     # Found on a busy machine: a rollback took the last word of the release that it had just killed for the old one's.
     fallen = {"query": f"{NAME}.last_login", "active": False, "error": "bad release", "generation": 1}
-    last = {"at_ms": time.time_ns() // 1_000_000 + 5000, "exit": None, "life": "of the bad one", "queries": [fallen]}
+    last: dict[str, Any] = {
+        "at_ms": time.time_ns() // 1_000_000 + 5000,
+        "exit": None,
+        "life": "of the bad one",
+        "queries": [fallen],
+    }
     small_files.write_json(paths.heartbeat(launcher.root, NAME), last)
     started = tasks.start(launcher, NAME, by="ann", reason="test")
     assert (started["started"], started["generations"]) == (True, {})
@@ -98,7 +106,9 @@ def test_a_start_is_not_judged_by_the_heartbeat_of_a_driver_that_was_killed_in_t
         control.await_queries(launcher, driver, new=False)
 
 
-def test_a_hundred_races_of_two_submits_start_one_driver_each(launcher: LocalLauncher, tmp_path: Path, seed: int):
+def test_a_hundred_races_of_two_submits_start_one_driver_each(
+    launcher: LocalLauncher, tmp_path: Path, seed: int
+) -> None:
     """Two processes, as a task of Airflow and a command line would be; they begin within 20 ms of each other.
 
     Slow: two hundred small processes, one after the other (8 s).
@@ -137,7 +147,7 @@ def test_a_hundred_races_of_two_submits_start_one_driver_each(launcher: LocalLau
 
 def test_a_crash_loop_of_real_processes_ends_when_the_budget_is_spent_and_a_restart_gives_it_back(
     launcher: LocalLauncher,
-):
+) -> None:
     failing = replace(launcher, environment={"HEADRACE_LIGHT_END": "TRANSIENT"})
     control.start(failing, NAME, by="ann")
     kinds: list[str] = []
@@ -163,7 +173,7 @@ def test_a_crash_loop_of_real_processes_ends_when_the_budget_is_spent_and_a_rest
     assert (report.verdict, report.restarts_left) == ("IDLE", LIMITS.restarts)
 
 
-def test_a_frozen_process_is_stalled_killed_and_replaced(launcher: LocalLauncher):
+def test_a_frozen_process_is_stalled_killed_and_replaced(launcher: LocalLauncher) -> None:
     driver, _ = control.start(launcher, NAME, by="ann")
     pid = int(driver.identity.partition("@")[0])
     beats = Path(launcher.root) / "checkpoints" / NAME / "heartbeat.json"
@@ -210,7 +220,7 @@ def widow(launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     child.stdout.close()
 
 
-def test_a_jvm_without_its_python_is_found_and_ended_by_a_stop(launcher: LocalLauncher, widow: psutil.Process):
+def test_a_jvm_without_its_python_is_found_and_ended_by_a_stop(launcher: LocalLauncher, widow: psutil.Process) -> None:
     """Of `stream stop`, and of `down`, which asks for whatever lives."""
     (driver,) = launcher.find(NAME)
     assert driver.identity.startswith(f"{widow.pid}@")
@@ -222,14 +232,16 @@ def test_a_jvm_without_its_python_is_found_and_ended_by_a_stop(launcher: LocalLa
 
 def test_what_a_jvm_without_its_python_writes_to_is_not_removed(
     launcher: LocalLauncher, widow: psutil.Process, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setenv("HEADRACE_HOME", str(launcher.run_dir.parent))
     with pytest.raises(HeadraceError, match=rf"^driver-{NAME} still runs\. Run `headrace down`"):
         platform.clean(Settings.load())
     assert launcher.run_dir.exists()
 
 
-def test_a_start_ends_a_jvm_without_its_python_and_never_adopts_it(launcher: LocalLauncher, widow: psutil.Process):
+def test_a_start_ends_a_jvm_without_its_python_and_never_adopts_it(
+    launcher: LocalLauncher, widow: psutil.Process
+) -> None:
     driver, new = control.start(launcher, NAME, by="ann")
     assert new
     assert not driver.identity.startswith(f"{widow.pid}@")
@@ -238,9 +250,15 @@ def test_a_start_ends_a_jvm_without_its_python_and_never_adopts_it(launcher: Loc
 
 def test_a_supervisor_fences_a_jvm_without_its_python_and_spends_one_restart(
     launcher: LocalLauncher, widow: psutil.Process
-):
+) -> None:
     desired_state.write(launcher.root, NAME, "RUNNING", "ann", "start")
-    last = {"at_ms": time.time_ns() // 1_000_000 - 60_000, "exit": None, "life": "", "queries": [], "pipeline": NAME}
+    last: dict[str, Any] = {
+        "at_ms": time.time_ns() // 1_000_000 - 60_000,
+        "exit": None,
+        "life": "",
+        "queries": [],
+        "pipeline": NAME,
+    }
     small_files.write_json(paths.heartbeat(launcher.root, NAME), last)
     kinds: list[str] = []
     deadline = time.monotonic() + DEADLINE_SECONDS
@@ -255,7 +273,7 @@ def test_a_supervisor_fences_a_jvm_without_its_python_and_spends_one_restart(
 
 def test_a_supervisor_that_died_between_note_and_start_is_followed_by_one_that_starts(
     launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     desired_state.write(launcher.root, NAME, "RUNNING", "ann", "start")
 
     def die(*_: object) -> None:

@@ -27,7 +27,7 @@ from tests.support.platform import free_ports
 
 def test_a_kafka_that_is_away_is_one_sentence_and_is_not_asked_again_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-):
+) -> None:
     (port,) = free_ports(1)
     values = {
         "type": "kafka", "bootstrapServers": f"127.0.0.1:{port}", "securityProtocol": "SASL_PLAINTEXT",
@@ -64,7 +64,7 @@ def _batches(root: str, query: str, offsets: dict[int, int], commits: list[int])
         (folder / "commits" / str(batch)).write_text("v1\n{}\n")
 
 
-def test_lag_is_kafkas_end_minus_what_the_checkpoint_has_committed_not_planned(tmp_path: Path):
+def test_lag_is_kafkas_end_minus_what_the_checkpoint_has_committed_not_planned(tmp_path: Path) -> None:
     _batches(str(tmp_path), "last_login", {0: 10, 1: 20, 2: 30}, [0, 1])
     positions = positions_of(str(tmp_path), PIPELINE, {TOPIC: {0: 30, 1: 25}})
     assert (positions["last_login"].generation, positions["last_login"].batch, positions["last_login"].lag) == (
@@ -76,13 +76,13 @@ def test_lag_is_kafkas_end_minus_what_the_checkpoint_has_committed_not_planned(t
     assert (never_ran.generation, never_ran.batch, never_ran.lag) == (None, None, 55)
 
 
-def test_a_new_partition_counts_from_its_first_record_and_a_shrunken_topic_is_no_negative_lag(tmp_path: Path):
+def test_a_new_partition_counts_from_its_first_record_and_a_shrunken_topic_is_no_negative_lag(tmp_path: Path) -> None:
     _batches(str(tmp_path), "last_login", {0: 10}, [0])
     ends = {TOPIC: {0: 10, 1: 4, 2: 7}}
     assert positions_of(str(tmp_path), PIPELINE, ends)["last_login"].lag == 7
 
 
-def test_what_stands_behind_an_open_transaction_is_no_lag_but_is_reported(tmp_path: Path):
+def test_what_stands_behind_an_open_transaction_is_no_lag_but_is_reported(tmp_path: Path) -> None:
     _batches(str(tmp_path), "last_login", {0: 10}, [0])
     positions = positions_of(str(tmp_path), PIPELINE, {TOPIC: {0: 10, 1: 4}}, {TOPIC: {0: 17, 1: 4}})
     position = positions["last_login"]
@@ -90,7 +90,7 @@ def test_what_stands_behind_an_open_transaction_is_no_lag_but_is_reported(tmp_pa
     assert positions_of(str(tmp_path), PIPELINE, {TOPIC: {0: 10, 1: 4}})["last_login"].held_at == ""
 
 
-def test_a_checkpoint_that_cannot_be_read_is_reported_for_that_query_alone(tmp_path: Path):
+def test_a_checkpoint_that_cannot_be_read_is_reported_for_that_query_alone(tmp_path: Path) -> None:
     _batches(str(tmp_path), "last_login", {1: 20}, [1])
     positions = positions_of(str(tmp_path), PIPELINE, {TOPIC: {0: 0, 1: 0}})
     assert "offsets/0 is missing or truncated" in positions["last_login"].error

@@ -318,7 +318,7 @@ def observations(draw: st.DrawFn) -> Observation:
             max_size=2, unique_by=lambda d: d.identity,
         ).map(tuple)
     )  # fmt: skip
-    entry = {
+    entry: dict[str, Any] = {
         "active": draw(st.sampled_from([True, True, True, False])),
         "batch_written_ms": draw(MAYBE),
         "running_batch": draw(st.none() | st.just(8)),
