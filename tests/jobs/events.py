@@ -59,21 +59,21 @@ def ads(rng: random.Random, steps: int, *, rows: int = 10) -> list[Step]:
                 click = {"uuid": uuid, "create_date": moment + timedelta(microseconds=gap)}
                 waiting.append((max(0, step + rng.randint(-1, 4)), "clicks", click))
     silent = {(topic, step) for topic in ("impressions", "clicks") for step in range(steps) if rng.random() < 0.2}
-    played: list[dict[str, Any]] = [{"impressions": [], "clicks": []} for _ in range(steps)]
+    played: list[dict[str, list[Event | bytes]]] = [{"impressions": [], "clicks": []} for _ in range(steps)]
     for step, topic, event in waiting:
         later = next((s for s in range(min(step, steps - 1), steps) if (topic, s) not in silent), None)
         if later is not None:
             played[later][topic].append(event)
-    for step in played:
-        step["clicks"] += rng.sample(REFUSED, rng.randrange(2))
-        rng.shuffle(step["impressions"])
-        rng.shuffle(step["clicks"])
-    return played
+    for events in played:
+        events["clicks"] += rng.sample(REFUSED, rng.randrange(2))
+        rng.shuffle(events["impressions"])
+        rng.shuffle(events["clicks"])
+    return list(played)
 
 
 def pair(uuid: str, moment: datetime) -> Step:
     """Return a step with an impression and its click."""
-    click: Event = {"uuid": uuid, "create_date": moment}
+    click: dict[str, Any] = {"uuid": uuid, "create_date": moment}
     return {"impressions": [click | {"ad_id": "a0"}], "clicks": [click]}
 
 

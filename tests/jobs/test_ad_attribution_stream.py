@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
@@ -205,7 +206,7 @@ def test_after_a_restart_the_watermark_waits_until_both_topics_have_spoken_again
 def keyed(expected: dict[int, list[tuple[object, ...]]]) -> dict[int, list[tuple[object, ...]]]:
     """Add click_key, which makes the click part of the row's key: its time in ISO form, or 'none'."""
 
-    def key(row: tuple[object, ...]) -> str:
+    def key(row: tuple[Any, ...]) -> str:
         return "none" if row[3] is None else (datetime(1970, 1, 1) + row[3] * MICRO).isoformat(timespec="microseconds")
 
     return {batch: [(*row[:3], key(row), row[3]) for row in given] for batch, given in expected.items()}

@@ -25,7 +25,7 @@ from tests.contract.test_other_teams_topics import ORDERS
 
 pytestmark = pytest.mark.spark
 
-SALES = {
+SALES: dict[str, Any] = {
     "key": "pump",
     "columns": {
         "pump": {"type": "string", "required": True, "max_distinct": 50},

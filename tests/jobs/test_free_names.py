@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -148,7 +149,7 @@ def test_any_names_work_everywhere(
         within = F.col("z_at").between(F.col(t), F.col(t) + F.expr("INTERVAL 5 MINUTES"))
         return things.join(right, (F.col(k) == F.col("z_key")) & within).select(k, t)
 
-    jobs = {"copied": copied, "totals": totals, "windows": windows, "pairs": pairs}
+    jobs: dict[str, Callable[..., Any]] = {"copied": copied, "totals": totals, "windows": windows, "pairs": pairs}
     assert check.differences(spark, pipeline, jobs) == []
     known = spark.createDataFrame([("a", "A"), ("b", "B")], f"`{k}` string, z_name string")
     ends = write_batch(spark, monkeypatch, tmp_path, pipeline, "copied", copied, given, {"known": known})
@@ -205,7 +206,7 @@ def _compared(spark: SparkSession, pipeline: Any, folder: Path, given: Any, jobs
     single_rows.in_topic(accounts["topic"], query, made, sink_frames.placed_by_id(sent, "things"), cut.certain)
     lines = [f"{folder}/files/names/copied/1/batch_id=0", *folder.rglob("batch_id=0")]
     directory = file_sink.Directory(0, 0, str(lines[-1]))
-    rows = sink_frames.files(type("Job", (), {"spark": spark})(), query, [directory])  # type: ignore[arg-type]
+    rows = sink_frames.files(type("Job", (), {"spark": spark})(), query, [directory])
     single_rows.in_files(
         accounts["files"], query, accounting.batch_of(made, cut.ledger), rows, cut.certain, [directory]
     )

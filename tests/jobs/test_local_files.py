@@ -1,9 +1,12 @@
 """What Spark does to files on this machine costs no process of its own (ADR 0016)."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -38,7 +41,9 @@ exec /usr/bin/{name} "$@"
 """
 
 
-def test_batches_of_a_stateful_query_start_no_process_for_their_files(project, java_home, tmp_path):
+def test_batches_of_a_stateful_query_start_no_process_for_their_files(
+    project: Path, java_home: str, tmp_path: Path
+) -> None:
     from headrace.local import jars
     from headrace.local.settings import Settings
     from headrace.store import spark_conf

@@ -6,6 +6,7 @@ import itertools
 import random
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,6 +24,10 @@ pytestmark = pytest.mark.spark
 DDL = "login_id string, last_login timestamp, last_device string, note string"
 DEVICES = (None, None, "", "web", "ios", "é", "漢", "\U0001f600")  # the greater one in bytes, as Cassandra compares
 Cells = dict[tuple[str, str], tuple[int, bytes]]
+
+
+def stored_in_bytes(kind: str, value: Any) -> bytes:
+    return in_bytes(kind, stored(value))
 
 
 def write(table: Cells, row: tuple[Any, ...], writetime: int) -> None:
@@ -83,7 +88,7 @@ def test_of_equally_new_values_the_batch_takes_the_one_that_cassandra_would(spar
     wanted: dict[str, list[Any]] = {}
     for key, _, *values in rows:
         cells = zip(kinds.values(), wanted.setdefault(key, values), values, strict=True)
-        wanted[key] = [max(pair, key=lambda v, k=kind: in_bytes(k, stored(v))) for kind, *pair in cells]
+        wanted[key] = [max(pair, key=partial(stored_in_bytes, kind)) for kind, *pair in cells]
     assert {key: values for key, _, *values, _ in reduced} == {
         key: [stored(value) * 1000 if isinstance(value, datetime) else value for value in values]
         for key, values in wanted.items()

@@ -54,7 +54,8 @@ class Quarter:
         self.spark, self.root = spark, root
         self.pipeline = lake.renamed(load_pipeline(project / "pipelines" / "pos_sales.yaml"), f"quarter_{seed}")
         self.shop = Shop(str(root), self.pipeline.name, seed, A_DAY)
-        self.chance, self.more, self.runs = self.shop.chance, {}, 0
+        self.chance, self.runs = self.shop.chance, 0
+        self.more: dict[str, str] = {}
         self.sales: list[Sale] = []
 
     def job(self) -> Job:

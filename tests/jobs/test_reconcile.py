@@ -58,6 +58,7 @@ def test_every_closed_window_is_what_is_due(spark: SparkSession, pos_played: Pla
     kinds.windows(account, declared, getattr(pos_sales, query), records, others, cut, 0, Decimal(0))
     (difference,) = account.differences
     assert (difference.what, difference.key["product_id"]) == ("missing in the sink", gone.product_id)
+    assert difference.due is not None
     assert difference.due["total_amount"] == str(gone.total_amount)
     wrote = [b.number for b in pos_played.replayed[query].batches if tuple(gone)[2:] in {row[2:] for row in b.rows}]
     if query != "final_windows":  # an append-mode row comes when its window closes, later than its records

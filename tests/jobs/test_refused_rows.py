@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from headrace.contract import limits
+from headrace.contract import kafka, limits
 from headrace.driver import sinks
 from headrace.store import ledger
 from headrace.store.generation import Generation
@@ -215,7 +215,7 @@ def test_rows_of_one_record_are_one_letter(
 
 def test_a_letter_too_large_is_cut_and_tells_its_length(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """C04: a record of 5 MB, of which Kafka got 20 kB, stopped every query."""
-    generation = sinks.Generation("refusing", "archive_readings", 1, 0, {})
+    generation = Generation("refusing", "archive_readings", 1, 0, {})
     batch, ends = sinks.Batch("refusing.archive_readings", generation, 0), Ends()
     monkeypatch.setattr(sinks, "_send", ends.send)
     fits = limits.KAFKA_RECORD_BYTES - 1
@@ -236,7 +236,7 @@ def test_a_letter_too_large_is_cut_and_tells_its_length(spark: SparkSession, mon
     for letter in (long, key, headers):
         assert letter.header("headrace.offset").isdigit()
         size = sum(len(k) + len(v or b"") for k, v in [("", letter.key), ("", letter.value), *letter.headers])
-        assert size < limits.WRITTEN_RECORD_BYTES
+        assert size < kafka.WRITTEN_RECORD_BYTES
 
 
 TOTALS = (

@@ -16,7 +16,7 @@ from headrace.batch import accounting, archive_reader, views
 from headrace.batch.reconcile import kinds, single_rows, sink_frames
 from headrace.contract import names
 from headrace.contract.model import CassandraSink, KafkaSink, Query
-from headrace.driver import complete, sinks
+from headrace.driver import cassandra_guard, complete, sinks
 from headrace.store.generation import Generation
 from headrace.store.job_reports import Account
 from tests.support.frames import frame
@@ -208,9 +208,7 @@ def test_statements_reach_the_drivers_own_builder(spark: SparkSession, monkeypat
     """Only the session is a stub: the Java driver's statement and its level are real."""
     given: list[Any] = []
     session = type("Session", (), {"execute": lambda _, statement: given.append(statement), "close": lambda _: None})()
-    monkeypatch.setattr(
-        complete.cassandra_guard, "connector_of", lambda _: type("C", (), {"openSession": lambda _: session})()
-    )
+    monkeypatch.setattr(cassandra_guard, "connector_of", lambda _: type("C", (), {"openSession": lambda _: session})())
     complete._execute(spark, ["DELETE 1", "DELETE 2"], "LOCAL_QUORUM")
     assert [(statement.getQuery(), str(statement.getConsistencyLevel())) for statement in given] == [
         ("DELETE 1", "LOCAL_QUORUM"),

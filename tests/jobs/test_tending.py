@@ -57,7 +57,8 @@ def test_upkeep_commits_nothing_beside_a_writer_and_the_writer_makes_few_files_o
     root, name = root_of(spark), "tended"
     appended(spark, name, range(8))
     before, note = versions(root, name), archive_notes.newest(root, name, "archive_pos")
-    job: Any = Job(spark, SimpleNamespace(name=name), {}, root, Path(root) / "none", "run")
+    pipeline: Any = SimpleNamespace(name=name)
+    job = Job(spark, pipeline, {}, root, Path(root) / "none", "run")
     report = orphan_files.run(job, UpkeepSpec())
     assert "archive_pos" in report.tables
     assert versions(root, name) == before, "two processes would commit to one table"
@@ -73,8 +74,14 @@ def test_upkeep_commits_nothing_beside_a_writer_and_the_writer_makes_few_files_o
 def test_an_archive_on_a_disk_is_tended_by_its_writer_and_by_a_replay_of_the_batch_that_should_have(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counters, seen = writer.Counters(), []
-    monkeypatch.setattr(iceberg_maintenance, "maintain", lambda *_: seen.append(counters.maintaining) or {})
+    counters = writer.Counters()
+    seen: list[bool] = []
+
+    def maintain(*_: object) -> dict[str, int]:
+        seen.append(counters.maintaining)
+        return {}
+
+    monkeypatch.setattr(iceberg_maintenance, "maintain", maintain)
     monkeypatch.setattr(sinks, "newest_note", lambda *_: archive_notes.Note("", {}))
     monkeypatch.setattr(sinks, "not_archived", lambda *_: None)  # a replay finds that all is archived
     pipeline = load_pipeline(project / "pipelines" / "pos_sales.yaml")
