@@ -23,7 +23,7 @@ from headrace.operations.produce.send import send
 from headrace.store.job_reports import RebuildReport
 from tests.support import actual, events
 from tests.support.batch import deployment_of
-from tests.support.drivers import Stage, make_stage
+from tests.support.drivers import Message, Stage, make_stage
 from tests.support.expected import FIVE_MINUTES, Oracle, final_watermark, require_whole_ledger
 
 pytestmark = [pytest.mark.platform, pytest.mark.long(group="trust"), pytest.mark.timeout(900)]
@@ -104,13 +104,11 @@ def empty(stage: Stage, ends: dict[int, int]) -> None:
         answer.result(120)
 
 
-def read_from(stage: Stage, starts: dict[int, int]) -> list[actual.Message]:
+def read_from(stage: Stage, starts: dict[int, int]) -> list[Message]:
     """Return what Kafka still holds, from these offsets on."""
     from headrace.operations.dead_letters import reader
 
     return [
-        actual.Message(
-            m.topic(), m.partition(), m.offset(), m.timestamp()[1], m.key(), m.value(), tuple(m.headers() or ())
-        )
+        Message(m.topic(), m.partition(), m.offset(), m.timestamp()[1], m.key(), m.value(), tuple(m.headers() or ()))
         for m in reader.records(stage.admin, TOPIC, starts)
     ]

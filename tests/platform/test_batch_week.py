@@ -29,7 +29,7 @@ from headrace.store.job_reports import Difference, ReconcileReport
 from tests.support import actual, events, lineage
 from tests.support.batch import deployment_of, reconciled, viewed
 from tests.support.drivers import Stage, make_stage
-from tests.support.expected import FIVE_MINUTES, Oracle
+from tests.support.expected import FIVE_MINUTES, Oracle, micros
 
 pytestmark = [pytest.mark.platform, pytest.mark.long(group="trust"), pytest.mark.timeout(900)]
 
@@ -96,7 +96,7 @@ def test_what_was_changed_behind_the_stream_is_named_and_repaired(week: Week) ->
         (row["window_start"], row["product_id"]): row["at"] - stage.generation("tumbling").started_micros
         for row in written
     }
-    old = [row for row in rows if actual.micros(row["window_end"]) // 1000 <= closed]
+    old = [row for row in rows if micros(row["window_end"]) // 1000 <= closed]
     changed, deleted = sorted(old, key=lambda row: (row["window_start"], row["product_id"]))[:2]
     table = f'"{stage.name}".tumbling'
     key = "window_start = %s AND product_id = %s"
@@ -116,7 +116,7 @@ def test_what_was_changed_behind_the_stream_is_named_and_repaired(week: Week) ->
     }
 
     def of(row: dict[str, Any]) -> Difference:
-        return differences[actual.micros(row["window_start"]), row["product_id"]]
+        return differences[micros(row["window_start"]), row["product_id"]]
 
     assert (of(changed).what, of(changed).by) == ("differs", "not this stream")
     assert (of(changed).due or {})["total_amount"] == str(changed["total_amount"])
@@ -151,7 +151,7 @@ def test_what_is_served_is_the_batch_up_to_the_horizon_and_the_stream_after_it(w
     horizon = datetime.fromisoformat(str(report.horizon)).replace(tzinfo=UTC)
     # the run may begin on one day and end on the next
     assert horizon.date() in {before, contract.closed_until(stage.pipeline, datetime.now(UTC))}
-    border = actual.micros(horizon)
+    border = micros(horizon)
     oracle = Oracle(stage.pipeline.sources, {"pos_week": stage.read("pos_week")})
     all_windows = oracle.all_windows("pos_week", FIVE_MINUTES, FIVE_MINUTES)
     speed = oracle.windows("pos_week", stage.ledger("tumbling"), FIVE_MINUTES, FIVE_MINUTES)
@@ -165,7 +165,8 @@ def test_what_is_served_is_the_batch_up_to_the_horizon_and_the_stream_after_it(w
     answer = serve.query(deployment, stage.name, "tumbling", since=first, until=until)
     actual.same(actual.windows(answer.rows), wanted, "tumbling served")
     assert {row["layer"] for row in answer.rows} == {"batch", "speed"}
-    paged, after = [], None
+    paged: list[dict[str, Any]] = []
+    after = None
     while not paged or after is not None:
         page = serve.query(deployment, stage.name, "tumbling", since=first, until=until, limit=1000, after=after)
         paged, after = paged + page.rows, page.next

@@ -39,7 +39,7 @@ def test_three_hundred_records_of_a_megabyte_are_taken_with_the_default_heap(
     """The driver may run out of memory, each time with less taken at once, and no record is lost or counted twice (C05, AB7)."""
     stage = make_stage(platform, project, tmp_path, "pos_sales", suffix="_big", conf={"spark.driver.memory": "768m"})
     topic = "pos_big"
-    ends = []
+    ends: list[int] = []
     try:
         _send(stage, topic)
         while len(ends) < len(pace.LEVELS):

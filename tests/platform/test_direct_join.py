@@ -57,7 +57,7 @@ def _user(stage: Stage, login_id: str) -> tuple[str | None, datetime | None, str
     rows = stage.cql(
         "SELECT user_name, last_login, last_device FROM test_db.users_join WHERE login_id = %s", (login_id,)
     )
-    return tuple(rows[0].values()) if rows else (None, None, None)  # type: ignore[return-value]
+    return tuple(rows[0].values()) if rows else (None, None, None)
 
 
 def test_a_changed_user_row_is_seen_by_the_next_batch(platform: Settings, project: Path, tmp_path: Path) -> None:

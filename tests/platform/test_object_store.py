@@ -116,9 +116,9 @@ def test_a_driver_on_an_object_store_that_is_killed_loses_and_doubles_nothing(
     assert len(topics[TOPIC]) == feeder.sent
     ledgers = actual.require_ledgers(stage)
     actual.require_archive(stage, TOPIC, topics[TOPIC], rows)
-    query = stage.pipeline.queries["items"]
+    items = stage.pipeline.queries["items"]
     sold = sorted((row["product_id"], row["amount"]) for row in rows.values())
-    actual.same(sorted(actual.row_of(query, row) for row in actual.files(stage, "files")), sold, "files")
+    actual.same(sorted(actual.row_of(items, row) for row in actual.files(stage, "files")), sold, "files")
     speed = oracle.windows(TOPIC, ledgers["tumbling"], FIVE_MINUTES, FIVE_MINUTES)
     actual.same(actual.windows(stage.table(stage.name, "tumbling")), speed, "tumbling")
     assert " maintained " in stage.log, "the archive's writer never did its upkeep"

@@ -75,7 +75,11 @@ def _progress(loaded: Loaded, what: str) -> None:
     loaded.stage.await_until(lambda: loaded.feeder.sent > sent, f"events are taken again {what}")
     wanted = sum(loaded.stage.ends("pos_out").values())
     for query in ("items", "product_totals", "tumbling", "archive_pos_out"):
-        loaded.stage.await_until(lambda query=query: _taken(loaded.stage, query) >= wanted, f"{query} goes on {what}")
+
+        def goes_on(query: str = query) -> bool:
+            return _taken(loaded.stage, query) >= wanted
+
+        loaded.stage.await_until(goes_on, f"{query} goes on {what}")
 
 
 def _taken(stage: Stage, query: str) -> int:

@@ -44,7 +44,7 @@ def _is_let_in(kafka: bindings.KafkaBinding, topic: str) -> bool:
 
 def test_spark_and_python_log_in_with_a_password_of_any_characters(
     platform: Settings, spark: SparkSession, tmp_path: Path
-):
+) -> None:
     admin = kafka_admin(platform.bindings())
     scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
     topic = new_topic(platform, USER)

@@ -49,13 +49,13 @@ def own_copy(project: Path, tmp_path: Path, change: tuple[str, str] = ("", "")) 
     return load_pipeline(path)
 
 
-def test_the_second_time_nothing_changes(platform: Settings, project: Path):
+def test_the_second_time_nothing_changes(platform: Settings, project: Path) -> None:
     pipelines = list(load_pipelines(project / "pipelines").values())
     provision(pipelines, platform.bindings(), platform.home / "bindings")
     assert provision(pipelines, platform.bindings(), platform.home / "bindings") == []
 
 
-def test_more_partitions_and_another_retention_are_made_so(platform: Settings, project: Path, tmp_path: Path):
+def test_more_partitions_and_another_retention_are_made_so(platform: Settings, project: Path, tmp_path: Path) -> None:
     provision([own_copy(project, tmp_path)], platform.bindings(), platform.home / "bindings")
     key = "    key: domain\n"
     wanted = own_copy(project, tmp_path, (key, "    retention: 3 days\n    partitions: 3\n" + key))
@@ -75,7 +75,7 @@ def test_more_partitions_and_another_retention_are_made_so(platform: Settings, p
 
 def test_a_ttl_and_rights_that_a_pipeline_drops_go_and_a_topic_of_others_waits_for_consent(
     platform: Settings, project: Path, tmp_path: Path
-):
+) -> None:
     name = f"converging_{uuid.uuid4().hex[:8]}"  # a second try finds nothing of the first
 
     def declared(ttl: str, sink: str) -> Pipeline:
@@ -124,7 +124,7 @@ def test_a_ttl_and_rights_that_a_pipeline_drops_go_and_a_topic_of_others_waits_f
     assert run(second) == set()
 
 
-def test_partitions_cannot_be_taken_away(platform: Settings, project: Path, tmp_path: Path):
+def test_partitions_cannot_be_taken_away(platform: Settings, project: Path, tmp_path: Path) -> None:
     provision([own_copy(project, tmp_path)], platform.bindings(), platform.home / "bindings")
     key = "    key: domain\n"
     wanted = own_copy(project, tmp_path, (key, "    partitions: 1\n" + key))
@@ -132,7 +132,7 @@ def test_partitions_cannot_be_taken_away(platform: Settings, project: Path, tmp_
         provision([wanted], platform.bindings(), platform.home / "bindings")
 
 
-def test_a_new_column_is_added_to_its_table(platform: Settings, project: Path, tmp_path: Path):
+def test_a_new_column_is_added_to_its_table(platform: Settings, project: Path, tmp_path: Path) -> None:
     known = "      last_device: {type: string}\n"
     path = tmp_path / "user_logins.yaml"
     shutil.copy(project / "pipelines" / path.name, path)
@@ -145,7 +145,7 @@ def test_a_new_column_is_added_to_its_table(platform: Settings, project: Path, t
         session.execute("ALTER TABLE test_db.users DROP country")
 
 
-def test_a_pipelines_role_reads_its_dimension_and_writes_no_table_of_others(platform: Settings):
+def test_a_pipelines_role_reads_its_dimension_and_writes_no_table_of_others(platform: Settings) -> None:
     with cassandra_session(platform.bindings("user_logins")) as session:
         session.execute("SELECT login_id FROM test_db.users LIMIT 1")
         for statement in (
@@ -157,7 +157,7 @@ def test_a_pipelines_role_reads_its_dimension_and_writes_no_table_of_others(plat
                 session.execute(statement)
 
 
-def test_a_pipelines_user_writes_no_source_topic(platform: Settings):
+def test_a_pipelines_user_writes_no_source_topic(platform: Settings) -> None:
     config = bindings.read_kafka(platform.bindings("pos_sales")).client_config()
     failed: list[object] = []
     producer = Producer(config | {"message.timeout.ms": 120000, "log_level": 0})
@@ -167,7 +167,7 @@ def test_a_pipelines_user_writes_no_source_topic(platform: Settings):
     assert "TOPIC_AUTHORIZATION_FAILED" in str(failed[0])
 
 
-def test_kafka_holds_exactly_the_rights_of_the_contract(platform: Settings, project: Path):
+def test_kafka_holds_exactly_the_rights_of_the_contract(platform: Settings, project: Path) -> None:
     pipeline = load_pipeline(project / "pipelines" / "pos_sales.yaml")
     provision([pipeline], platform.bindings(), platform.home / "bindings")
     everything = AclBindingFilter(
@@ -179,7 +179,7 @@ def test_kafka_holds_exactly_the_rights_of_the_contract(platform: Settings, proj
     assert {(acl.restype.name, acl.name, acl.operation.name) for acl in granted} == wanted
 
 
-def test_a_wrong_admin_password_is_one_sentence(platform: Settings, project: Path, tmp_path: Path):
+def test_a_wrong_admin_password_is_one_sentence(platform: Settings, project: Path, tmp_path: Path) -> None:
     root = tmp_path / "admin"
     shutil.copytree(platform.bindings(), root)
     (root / "cassandra" / "password").write_text("wrong")
@@ -189,7 +189,9 @@ def test_a_wrong_admin_password_is_one_sentence(platform: Settings, project: Pat
     assert not (tmp_path / "bindings").exists()
 
 
-def test_a_retired_pipeline_can_log_in_nowhere_and_its_data_stays(platform: Settings, project: Path, tmp_path: Path):
+def test_a_retired_pipeline_can_log_in_nowhere_and_its_data_stays(
+    platform: Settings, project: Path, tmp_path: Path
+) -> None:
     retired = own_copy(project, tmp_path)
     root = platform.home / "bindings"
     provision([retired], platform.bindings(), root)

@@ -94,7 +94,8 @@ def _sell(stage: Stage, *products: str, key: str = "") -> None:
         (product, f'{{"product_id": "{product}", "amount": 1.00, "create_date": "2026-03-01 10:00:00"}}')
         for product in products
     ]
-    stage.send([(*stage.pipeline.sources, (key or product).encode(), row.encode()) for product, row in rows])
+    (topic,) = stage.pipeline.sources
+    stage.send([(topic, (key or product).encode(), row.encode()) for product, row in rows])
 
 
 def _planned(stage: Stage, query: str) -> tuple[int, int]:
@@ -108,7 +109,9 @@ def _await_under_way(stage: Stage) -> int:
     """Wait until the driver says that a batch of `spoilt` runs; return its number."""
 
     def running() -> int | None:
-        running_batches = {query["query"]: query["running_batch"] for query in stage.heartbeat()["queries"]}
+        running_batches: dict[str, int | None] = {
+            query["query"]: query["running_batch"] for query in stage.heartbeat()["queries"]
+        }
         return running_batches[names.query_name(stage.name, "spoilt")]
 
     _, committed = _planned(stage, "spoilt")

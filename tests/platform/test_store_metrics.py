@@ -151,7 +151,7 @@ def _bare_jvm(port: int) -> subprocess.CompletedProcess[str]:
     java = find_java(settings)
     (agent,) = jars.ensure("agent", settings, java)
     rules = ROOT / "helm" / "cassandra" / "files" / "metrics.yaml"
-    command = [java.binary, "-Xmx64m", "-cp", "none", f"-javaagent:{agent}=127.0.0.1:{port}:{rules}"]
+    command = [str(java.binary), "-Xmx64m", "-cp", "none", f"-javaagent:{agent}=127.0.0.1:{port}:{rules}"]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 

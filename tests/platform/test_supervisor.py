@@ -71,7 +71,11 @@ def _await_progress(kept: Kept, what: str) -> float:
     kept.stage.await_until(lambda: kept.feeder.sent > sent, "events are taken")
     wanted = sum(kept.stage.ends(TOPIC).values())
     for query in QUERIES:
-        kept.stage.await_until(lambda query=query: _taken(kept.stage, query) >= wanted, f"{query} goes on {what}")
+
+        def goes_on(query: str = query) -> bool:
+            return _taken(kept.stage, query) >= wanted
+
+        kept.stage.await_until(goes_on, f"{query} goes on {what}")
     return time.monotonic() - began
 
 

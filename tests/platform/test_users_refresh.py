@@ -66,7 +66,8 @@ def _refresh(stage: Stage, *, approve: bool = False) -> dict[str, Any]:
         return {"skip": plan.notes[0]}
     approval = Approval(plan.id, by="test", approved_by="test" if approve else "")
     refreshed = duty.refresh(stage.deployment, stage.name, dimension, approval)
-    return json.loads(json.dumps(to_json(refreshed)))
+    document: dict[str, Any] = json.loads(json.dumps(to_json(refreshed)))
+    return document
 
 
 def _picked(stage: Stage, dimension: str) -> DirectorySnapshot:
@@ -195,10 +196,10 @@ def test_whatever_is_wrong_with_a_snapshot_the_live_table_stays_as_it_was(
     ]
     for minute, (columns, says) in enumerate(bad):
         name = _drop_table(stage, now + timedelta(minutes=minute + 1), columns)
-        with pytest.raises(HeadraceError) as refreshed:
+        with pytest.raises(HeadraceError) as refused:
             _refresh(stage)
-        assert says in str(refreshed.value)
-        assert "\n" not in str(refreshed.value)
+        assert says in str(refused.value)
+        assert "\n" not in str(refused.value)
         assert _rows(stage, "*") == before, name
 
     # A cut file without its mark is not read; the bad ones before it are still newer than what is applied.
