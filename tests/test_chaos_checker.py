@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -76,7 +75,7 @@ class _Planted(Checker):
 
     def __init__(
         self, pipeline: str, topics: dict[str, list[dict[str, Any]]], tables: dict[str, list[tuple[Any, ...]]]
-    ):
+    ) -> None:
         super().__init__(Path(), Path("/nowhere"), [pipeline])
         self.topics, self.tables = topics, tables
 
@@ -107,21 +106,26 @@ def _batch(offsets: dict[str, dict[str, tuple[int, int]]], late_minute: int, clo
 
 def test_sales_are_due_as_rows_totals_and_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     sold = [("p", "1.50", 3), ("p", "-0.25", 4), ("q", "2.00", 11)]
-    sales = [
+    sales: list[dict[str, Any]] = [
         {"product_id": product, "amount": amount, "create_date": f"2026-01-01 00:{minute:02}:00.000"}
         for product, amount, minute in sold
     ]
     monkeypatch.setattr(read, "ledger", lambda *_: [_batch({"pos": {"0": (0, 3)}}, 0, 10)])
-    totals = [("p", "1.25", "2"), ("q", "2.00", "1")]
+    totals: list[tuple[Any, ...]] = [("p", "1.25", "2"), ("q", "2.00", "1")]
     tumbling = [("2026-01-01 00:00:00.000", *totals[0]), ("2026-01-01 00:10:00.000", *totals[1])]
     before = [("2025-12-31 23:55:00.000", *totals[0]), ("2026-01-01 00:05:00.000", *totals[1])]
-    tables = {
+    tables: dict[str, list[tuple[Any, ...]]] = {
         "product_totals": totals,
         "leaderboard": totals[:1],
         "tumbling": tumbling,
         "sliding": [*tumbling, *before],
     }
-    closed = {"window_start": "2026-01-01 00:00:00", "product_id": "p", "total_amount": "1.25", "sales": 2}
+    closed: dict[str, Any] = {
+        "window_start": "2026-01-01 00:00:00",
+        "product_id": "p",
+        "total_amount": "1.25",
+        "sales": 2,
+    }
     topics = {"pos": sales, "pos_items": sales, "pos_final_windows": [closed]}
     bad = _Planted("pos_sales", topics, tables).differences("pos_sales")
     assert bad == dict.fromkeys(bad, (0, 0, 0)) | {"pos_sales leaderboard": (1, 0, 0)}
@@ -166,7 +170,7 @@ def test_an_impression_is_due_with_its_clicks_in_time_and_without_one_only_after
     monkeypatch.setattr(read, "is_restored", lambda *_: False)
 
     def bad(*rows: tuple[str, ...]) -> dict[str, tuple[int, int, int]]:
-        records = [dict(zip(columns, row, strict=True)) for row in rows]
+        records: list[dict[str, Any]] = [dict(zip(columns, row, strict=True)) for row in rows]
         records = [row | {"click_date": None if row["click_date"] == "None" else row["click_date"]} for row in records]
         topics = {"impressions": shown, "clicks": clicked, "attributed": records}
         return _Planted("ad_attribution", topics, {"attributions": list(rows)}).differences("ad_attribution")
@@ -221,13 +225,12 @@ def test_every_command_that_chaos_runs_exists() -> None:
     assert ("checkpoint", "compact", "x") in lines
     root = typer.main.get_command(app)
     for line in lines:
-        command, context = root, click.Context(root)
-        words = list(line)
-        while isinstance(command, click.Group):
+        context, words = typer.Context(root), list(line)
+        while isinstance(context.command, typer.core.TyperGroup):
             name = words.pop(0)
-            known = command.get_command(context, name)
+            known = context.command.get_command(context, name)
             assert known is not None, f"headrace {' '.join(line)}: there is no {name}"
-            command = known
+            context = typer.Context(known, parent=context)
 
 
 def test_how_far_a_query_is_comes_from_the_newest_piece_of_its_ledger(tmp_path: Path) -> None:

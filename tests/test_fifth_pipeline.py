@@ -23,7 +23,7 @@ from headrace.contract.model import Pipeline
 from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.operations.lineage import graph
 from headrace.operations.pipelines.check import check
-from headrace.operations.quality import plan, suites, tasks
+from headrace.operations.quality import offsets, suites, tasks
 from headrace.operations.quality.summary import status_of
 from headrace.operations.quality.validate import validate
 from headrace.orchestration import page, page_quality
@@ -135,7 +135,7 @@ def test_its_checks_are_planned_beside_those_of_the_others(
     def reader(*_: object) -> Iterator[_Empty]:
         yield _Empty()
 
-    monkeypatch.setattr(plan.offsets, "reader", reader)
+    monkeypatch.setattr(offsets, "reader", reader)
     for name in deployed.pipelines():
         planned = tasks.plan_checks(deployed, name)
         assert {planned_check.window.kind for planned_check in planned} == {"nothing"}

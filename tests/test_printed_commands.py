@@ -72,19 +72,18 @@ def lines_of(text: str) -> Iterator[list[str]]:
 def check(text: str) -> None:
     """Raise click's UsageError where a line names no command, an option that there is not, too many words or too few."""
     for words in lines_of(text):
-        command, context = program(), None
-        while isinstance(command, typer.core.TyperGroup) and words and not words[0].startswith("-"):
-            context = click.Context(command, parent=context)  # type: ignore[arg-type]
-            if words[0] not in command.commands:
-                raise click.UsageError(f"no command {words[0]!r}, there are {', '.join(sorted(command.commands))}")
-            command, words = command.commands[words[0]], words[1:]
-        context = click.Context(command, parent=context)  # type: ignore[arg-type]
-        values, left, _ = command.make_parser(context).parse_args(list(words))  # type: ignore[arg-type]
+        context = typer.Context(program())
+        while isinstance(context.command, typer.core.TyperGroup) and words and not words[0].startswith("-"):
+            known = context.command.commands
+            if words[0] not in known:
+                raise click.UsageError(f"no command {words[0]!r}, there are {', '.join(sorted(known))}")
+            context, words = typer.Context(known[words[0]], parent=context), words[1:]
+        values, left, _ = context.command.make_parser(context).parse_args(list(words))
         if left:
             raise click.UsageError(f"too many words: {' '.join(map(str, left))}")
         missing = [
             parameter.name
-            for parameter in command.params
+            for parameter in context.command.params
             if parameter.required and not values.get(parameter.name or "")
         ]
         if words and missing and "--help" not in words:  # without any word it only names the command
