@@ -84,7 +84,7 @@ e2e-ha: $(READY) ## Restart every node of Kafka and Cassandra under load, at siz
 images: $(READY) ## Build the two images with docker, podman or buildah: make images TAG=0.1.0
 	images/build $(TAG)
 
-lint: $(READY) ## Run ruff (with Airflow's rules), format check, mypy --strict, shellcheck
+lint: $(READY) ## Run ruff (with Airflow's rules), format check, mypy --strict over src and tests, shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
