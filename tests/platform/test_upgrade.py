@@ -36,6 +36,17 @@ CHANGES_A_KEY = """
 def tumbling(TOPIC: DataFrame) -> DataFrame:
     return _windowed(TOPIC.withColumn("product_id", F.upper("product_id")), F.window("create_date", "5 minutes"))
 """
+LOSES_A_COLUMN = """
+
+def tumbling(TOPIC: DataFrame) -> DataFrame:
+    return _windowed(TOPIC, F.window("create_date", "5 minutes")).withColumnRenamed("total_amount", "total")
+"""
+HAS_ANOTHER_TYPE = """
+
+def tumbling(TOPIC: DataFrame) -> DataFrame:
+    sums = _windowed(TOPIC, F.window("create_date", "5 minutes"))
+    return sums.withColumn("total_amount", F.col("total_amount").cast("double"))
+"""
 GOOD = """
 
 def tumbling(TOPIC: DataFrame) -> DataFrame:
@@ -105,15 +116,34 @@ def _upgrade(stage: Stage, release: str, *, seconds: float = 120, feed: int = 0)
     )
 
 
-def test_a_release_that_changes_a_key_is_refused_before_anything_is_stopped(
-    stage: Stage, release: Callable[[str], str]
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        pytest.param(
+            CHANGES_A_KEY,
+            r"tumbling: .*state_inputs\.product_id.*upper\(product_id\).*Nothing was stopped.*--new-generation tumbling",
+            id="changes a key",
+        ),
+        pytest.param(
+            LOSES_A_COLUMN,
+            r"pos_sales_up\.tumbling: .* lacks column total_amount \(decimal\(22,2\)\).*Nothing was stopped",
+            id="loses a column",
+            marks=pytest.mark.long(group="platform"),
+        ),
+        pytest.param(
+            HAS_ANOTHER_TYPE,
+            r"pos_sales_up\.tumbling: .* column total_amount is declared as decimal\(22,2\).*double.*Nothing was stopped",
+            id="has another type",
+            marks=pytest.mark.long(group="platform"),
+        ),
+    ],
+)
+def test_a_release_that_no_driver_can_run_is_refused_before_anything_is_stopped(
+    stage: Stage, release: Callable[[str], str], bad: str, why: str
 ) -> None:
     before = stage.launcher.find(stage.name)
-    with pytest.raises(
-        HeadraceError,
-        match=r"state_inputs\.product_id.*upper\(product_id\).*Nothing was stopped.*--new-generation tumbling",
-    ):
-        _upgrade(stage, release(CHANGES_A_KEY))
+    with pytest.raises(HeadraceError, match=why):
+        _upgrade(stage, release(bad))
     assert stage.launcher.find(stage.name) == before
     assert desired_state.read(stage.root, stage.name).release == ""
 
