@@ -17,11 +17,14 @@ import pytest
 from headrace.contract.names import dead_letter_topic
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
+from headrace.operations.batch import job_runs, rebuild
+from headrace.operations.checkpoints import drill, snapshots
 from headrace.operations.dead_letters import find, quarantine, reader, replay
 from headrace.operations.deployment import Deployment
 from headrace.operations.drivers import control
 from headrace.operations.plans import Approval
 from headrace.operations.supervisor.driver_health import LIMITS
+from headrace.store.job_reports import RebuildReport
 from headrace.store.quarantine import OffsetRange
 from tests.support import actual
 from tests.support.batch import deployment_of, reconciled, viewed
@@ -33,7 +36,7 @@ pytestmark = [pytest.mark.platform, pytest.mark.long(group="trust"), pytest.mark
 TOPIC = "pos_apart"
 PIPELINE = "pos_sales_apart"
 QUERY = f"{PIPELINE}.product_totals"
-GOOD, POISON = 40, "poison"
+GOOD, BEFORE, POISON = 40, 25, "poison"
 FAILS = 'if product_id == "poison":\n        raise ValueError("cannot take " + product_id)'
 TRANSFORMS = f"""
 
@@ -51,11 +54,12 @@ DAY = datetime.now(UTC) - timedelta(days=2)
 
 @dataclass
 class Place:
-    """The stage, its deployment, and the record that its query cannot take, as a consumer reads it."""
+    """The stage, its deployment, the record that its query cannot take, as a consumer reads it, and a snapshot before it."""
 
     stage: Stage
     deployment: Deployment
     poison: Message
+    snapshot: str
 
     @property
     def range(self) -> OffsetRange:
@@ -72,10 +76,15 @@ def place(platform: Settings, project: Path, tmp_path_factory: pytest.TempPathFa
         queries=["items", "product_totals"], trigger="500 milliseconds", transforms=TRANSFORMS,
     )  # fmt: skip
     good = [_record(f"p{n % 7}") for n in range(GOOD)]
-    stage.send([*good[:25], (TOPIC, b"\xff key", _record(POISON)[2]), *good[25:]])
-    (poison,) = [message for message in stage.read(TOPIC) if message.key == b"\xff key"]
     try:
-        yield Place(stage, deployment_of(stage, project), poison)
+        stage.send(good[:BEFORE])
+        stage.start()
+        stage.await_quiet()
+        assert stage.stop() == 0
+        snapshot = snapshots.take(stage.root, PIPELINE, "product_totals").id
+        stage.send([(TOPIC, b"\xff key", _record(POISON)[2]), *good[BEFORE:]])
+        (poison,) = [message for message in stage.read(TOPIC) if message.key == b"\xff key"]
+        yield Place(stage, deployment_of(stage, project), poison, snapshot)
     finally:
         stage.kill()
         stage.launcher.stop(stage.name, 0)
@@ -119,7 +128,7 @@ def test_the_search_names_exactly_the_record_and_the_command_that_passes_over_it
         place.poison.offset,
     )
     assert "ValueError: cannot take poison" in record.error
-    assert result.offsets == GOOD + 1
+    assert result.offsets == GOOD - BEFORE + 1, "of the batch that fails"
     assert result.runs <= 14
     assert stages
     assert find.quarantine_command(PIPELINE, result) == (
@@ -183,6 +192,33 @@ def test_reconciliation_and_batch_views_count_it(place: Place) -> None:
     assert accounts["items topic"]["compared"] == GOOD + 3
 
 
+def test_a_drill_of_the_batch_with_the_record_leaves_it_out_as_the_driver_did(place: Place) -> None:
+    report = drill.drill(place.deployment, PIPELINE, "product_totals", place.snapshot)
+    (live,) = [record for record in place.stage.ledger("product_totals") if record["batch"] == report.batch]
+    assert live.get("quarantined") == 1, "the drilled batch is the one that has passed over the record"
+    assert report.ok
+    assert "rows out" in report.compared
+    assert (report.rows_in, report.rows_out) == (live["rows_in"], live["rows_out"]) == (GOOD - BEFORE + 1, 7)
+    assert report.state_rows == 7, "poison is no group"
+
+
+def test_a_rebuild_from_the_archive_leaves_the_record_out_and_counts_it(place: Place) -> None:
+    stage = place.stage
+    planned = rebuild.plan(place.deployment, PIPELINE, "product_totals")
+    given = rebuild.prepare(place.deployment, PIPELINE, "product_totals", place.approve(planned.id))
+    report = job_runs.execute(place.deployment, given, RebuildReport)
+    assert rebuild.finish(place.deployment, report).generation == 2
+    assert report.records == GOOD + 3
+    assert sum(record["rows_in"] for record in stage.ledger("product_totals")) == GOOD + 3
+    assert sum(record.get("quarantined", 0) for record in stage.ledger("product_totals")) == 1
+    assert _totals(stage) == _expected(extra=2)
+    letters, _ = actual.distinct(stage.read(dead_letter_topic(TOPIC)))
+    assert len(letters) == 1, "a repeat has the same id"
+    accounts = reconciled(place.deployment, PIPELINE)
+    assert {account["status"] for account in accounts.values()} <= {"PASSED", "EXEMPT", "EMPTY"}, accounts
+    assert [accounts[f"product_totals {kind}"]["compared"] for kind in ("topic", "table")] == [1, 7]
+
+
 def test_after_the_transform_was_corrected_a_new_generation_reads_the_record(place: Place) -> None:
     stage, ranges = place.stage, [place.range]
     letters = reader.read(place.deployment.bindings, TOPIC)
@@ -191,10 +227,10 @@ def test_after_the_transform_was_corrected_a_new_generation_reads_the_record(pla
     path = stage.launcher.project / "spark_jobs" / f"{PIPELINE}.py"
     path.write_text(path.read_text().replace(FAILS, "pass"))
     planned = quarantine.plan_release(place.deployment, stage.pipeline, "product_totals", ranges)
-    assert planned.items[0].detail == "from generation 2 on"
+    assert planned.items[0].detail == "from generation 3 on"
     quarantine.release(place.deployment, stage.pipeline, "product_totals", ranges, place.approve(planned.id))
     before = reconciled(place.deployment, PIPELINE)
-    assert before["product_totals table"]["status"] == "PASSED", "generation 1 has passed over it"
+    assert before["product_totals table"]["status"] == "PASSED", "generation 2 has passed over it"
     stage.start_and_wait("product_totals")
     stage.await_quiet()
     assert stage.stop() == 0
