@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from headrace.local.settings import Settings
 from tests.support.drivers import DEADLINE_SECONDS, group_of
+from tests.support.typed import Typed
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(900), pytest.mark.long(group="platform")]
 
 NAME = "web_events"
-
-
-class Typed:
-    """Commands in the project's folder, against the platform of the tests."""
-
-    def __init__(self, settings: Settings, project: Path) -> None:
-        values = settings.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-        self._environment = {**os.environ, **{f"HEADRACE_{key.upper()}": str(value) for key, value in values.items()}}
-        self._environment |= {"COLUMNS": "200"}
-        self._project = project
-
-    def __call__(self, *arguments: str, code: int = 0) -> str:
-        """Run `headrace stream ...` and return what it printed; it must end with `code`."""
-        done = subprocess.run(
-            [sys.executable, "-m", "headrace.cli.app", "stream", *arguments],
-            cwd=self._project, env=self._environment, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False,
-        )  # fmt: skip
-        assert done.returncode == code, (arguments, done.returncode, done.stdout, done.stderr)
-        return done.stdout or done.stderr
-
-    def json(self, *arguments: str, code: int = 0) -> Any:
-        """Run with --json and return the value."""
-        return json.loads(self(*arguments, "--json", code=code))
 
 
 @pytest.fixture
