@@ -1,8 +1,12 @@
-"""Records whose size no bound of rows expects: they compress to nothing in Kafka, and fill a heap once they are read."""
+"""Records whose size no bound of rows expects: they compress to nothing in Kafka, and fill a heap once they are read.
+
+HEADRACE_BIG_RECORDS and HEADRACE_BIG_JUNK set the numbers of good and of bad records.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from decimal import Decimal
 from pathlib import Path
 
@@ -15,10 +19,16 @@ from headrace.local.settings import Settings
 from headrace.store import pace
 from tests.support.drivers import Stage, make_stage
 
-pytestmark = [pytest.mark.platform, pytest.mark.long(group="checkpoints")]
-
-GOOD, JUNK = 200, 100
+GOOD = int(os.environ.get("HEADRACE_BIG_RECORDS", "200"))  # a multiple of PRODUCTS
+JUNK = int(os.environ.get("HEADRACE_BIG_JUNK", "100"))
+PRODUCTS = 50
 MEGABYTE = 1_000_000
+DEADLINE_SECONDS = 300 + GOOD + JUNK
+pytestmark = [
+    pytest.mark.platform,
+    pytest.mark.long(group="checkpoints"),
+    pytest.mark.timeout(1200 + len(pace.LEVELS) * DEADLINE_SECONDS),
+]
 
 
 def _send(stage: Stage, topic: str) -> None:
@@ -26,14 +36,14 @@ def _send(stage: Stage, topic: str) -> None:
     config = {"compression.type": "zstd", "message.max.bytes": 16 * MEGABYTE, "queue.buffering.max.kbytes": 65_536}
     producer = Producer(read_kafka(stage.admin).client_config() | config)
     sale = {"amount": 1, "create_date": "2026-11-01 10:00:00", "note": "x" * MEGABYTE}
-    values = [(f"p{n % 50}", json.dumps({"product_id": f"p{n % 50}"} | sale).encode()) for n in range(50)]
+    values = [(f"p{n}", json.dumps({"product_id": f"p{n}"} | sale).encode()) for n in range(PRODUCTS)]
     for number in range(GOOD + JUNK):
-        key, value = values[number % 50] if number < GOOD else ("junk", b"x" * MEGABYTE)
+        key, value = values[number % PRODUCTS] if number < GOOD else ("junk", b"x" * MEGABYTE)
         producer.produce(topic, value, key)
         producer.flush(120)
 
 
-def test_three_hundred_records_of_a_megabyte_are_taken_with_the_default_heap(
+def test_hundreds_of_records_of_a_megabyte_are_taken_with_the_default_heap(
     platform: Settings, project: Path, tmp_path: Path
 ) -> None:
     """The driver may run out of memory, each time with less taken at once, and no record is lost or counted twice (C05, AB7)."""
@@ -45,7 +55,7 @@ def test_three_hundred_records_of_a_megabyte_are_taken_with_the_default_heap(
         while len(ends) < len(pace.LEVELS):
             stage.start()
             try:
-                stage.await_quiet()
+                stage.await_quiet(seconds=DEADLINE_SECONDS)
                 break
             except AssertionError:
                 if stage.child is None or stage.child.poll() is None:
@@ -57,8 +67,8 @@ def test_three_hundred_records_of_a_megabyte_are_taken_with_the_default_heap(
         assert stage.stop() == Exit.FINISHED
         assert pace.level(stage.root, stage.name) == 0, "an operator's stop gives the usual bounds back"
         totals = stage.table("pos_sales_big", "product_totals")
-        assert len(totals) == 50
-        assert {Decimal(row["total_amount"]) for row in totals} == {Decimal(GOOD // 50)}
+        assert len(totals) == PRODUCTS
+        assert {Decimal(row["total_amount"]) for row in totals} == {Decimal(GOOD // PRODUCTS)}
         letters = stage.read(f"{topic}_dead_letters")
         assert len({message.header("headrace.id") for message in letters}) == JUNK
     finally:

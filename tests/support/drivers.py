@@ -205,13 +205,14 @@ class Stage:
                 raise AssertionError(f"{why} while waiting until {what}\n{self.log[-6000:]}")
             time.sleep(POLL_SECONDS)
 
-    def await_quiet(self, watermarks: Mapping[str, int] | None = None) -> None:
+    def await_quiet(self, watermarks: Mapping[str, int] | None = None, seconds: float = DEADLINE_SECONDS) -> None:
         """Wait until every query has committed the entire content of its topics, and has reached its watermark (ms)."""
         wanted = {topic: self.ends(topic) for topic in self.pipeline.sources}
         for query in names.query_names(self.pipeline):
             self.await_until(
                 partial(self._settled, query, wanted, (watermarks or {}).get(query)),
                 f"{query} is at {wanted}, watermark {(watermarks or {}).get(query)}",
+                seconds,
             )
 
     def _settled(self, query: str, wanted: Mapping[str, Mapping[str, int]], watermark: int | None) -> bool:
