@@ -60,7 +60,7 @@ def _write(root: str, kafka: Topics, written: Callable[[], int], batches: int = 
     groups: Any = kafka
     cassandra: Any = link
     run = writer.Writer(
-        spark, made, generation_paths, lambda *_: None, groups, writer.Gate(), writer.Counters(), (), cassandra,
+        spark, made, generation_paths, lambda *_: None, groups, writer.Gate(), writer.Counters(), cassandra,
         topics={"pos": "A"},
     )  # fmt: skip
     for number in range(batches):

@@ -19,7 +19,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from headrace.contract.model import Query
-from headrace.driver import counted, error_causes, refusals, sinks, writer
+from headrace.driver import counted, refusals, sinks, writer
 from headrace.store import generation, integrity, ledger
 from headrace.store.checkpoint_log import BatchRange
 

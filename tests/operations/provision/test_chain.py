@@ -11,6 +11,7 @@ import pytest
 
 from headrace.contract.load import load_pipelines
 from headrace.contract.rules_between import in_order
+from headrace.operations.provision import kafka as in_kafka
 from headrace.operations.provision import run
 from tests.contract.test_chains import folder_of, link
 from tests.support.kafka_admin import FakeKafka
@@ -25,7 +26,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> FakeKafka:
     def given(value: Any) -> Iterator[Any]:
         yield value
 
-    monkeypatch.setattr(run.in_kafka, "administering", lambda _: given(kafka))
+    monkeypatch.setattr(in_kafka, "administering", lambda _: given(kafka))
     monkeypatch.setattr(run, "cassandra_session", lambda _: given(None))
     monkeypatch.setattr(run, "_login_steps", lambda *_: [])
     return kafka
