@@ -30,7 +30,7 @@ from headrace.contract.job_files import ReconcileSpec, ViewsSpec
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import SourceColumn
 from headrace.errors import HeadraceError
-from headrace.store import view_state
+from headrace.store import contracts, view_state
 from spark_jobs import pos_sales
 from tests.operations.dimensions.test_refresh import PIPELINE, STAFF, Refresh, person
 from tests.support import lake
@@ -57,6 +57,7 @@ class Quarter:
         self.chance, self.runs = self.shop.chance, 0
         self.more: dict[str, str] = {}
         self.sales: list[Sale] = []
+        self.start()
 
     def job(self) -> Job:
         self.runs += 1
@@ -90,12 +91,19 @@ class Quarter:
     def at_ms(self) -> int:
         return int(self.shop.now.timestamp() * 1000)
 
-    def add_column(self) -> None:
-        """The contract gets an optional column, and tills begin to send it."""
+    def add_column(self, *, required: bool = False) -> None:
+        """The contract gets a column, and tills begin to send it."""
         pos = self.pipeline.sources["pos"]
-        wider = pos.model_copy(update={"columns": {**pos.columns, "till": SourceColumn(type="string")}})
+        till = SourceColumn(type="string", required=required)
+        wider = pos.model_copy(update={"columns": {**pos.columns, "till": till}})
         self.pipeline = self.pipeline.model_copy(update={"sources": {"pos": wider}})
         self.more = {"till": "t1"}
+        self.start()
+
+    def start(self) -> None:
+        """Note the contract of each query, as its driver does when it starts."""
+        for name in QUERIES:
+            self.shop.streams[name].contract = contracts.note(str(self.root), self.pipeline, name)
 
 
 def _row(name: str, how: str) -> Fault:
@@ -275,6 +283,26 @@ def test_the_night_after_nights_without_a_run_compares_what_these_left_out(
         assert quarter.alarms()[0] == one | other
         assert quarter.alarms()[0] == one | other, "what differs is not kept as compared"
     assert quarter.alarms()[0] == set()
+
+
+def test_what_the_former_contract_accepted_is_no_difference_after_it_became_narrower(
+    spark: SparkSession, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """B21: totals, windows, boards and single rows count records that today's contract refuses; the views are computed again."""
+    quarter = Quarter(spark, project, tmp_path, seed)
+    quarter.serve(monkeypatch)
+    for _ in range(2):
+        quarter.day()
+    quarter.add_column(required=True)
+    quarter.day()
+    with _row("product_totals", "changed")(quarter) as fault:
+        assert quarter.alarms()[0] == fault
+    for only_new in (True, False):
+        assert quarter.alarms(only_new=only_new)[0] == set()
+    quarter.shop.begin_again("tumbling")
+    quarter.start()
+    quarter.day()
+    assert quarter.alarms(only_new=False)[0] == set()
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from headrace.operations.clients import kafka_admin
 from headrace.operations.deployment import Deployment
 from headrace.operations.plans import Approval
 from headrace.operations.produce.send import send
+from headrace.store import contracts
 from headrace.store.job_reports import RebuildReport
 from tests.support import actual, events
 from tests.support.batch import deployment_of
@@ -63,6 +64,9 @@ def test_a_rebuilt_query_goes_on_from_kafka_and_is_exact(
         assert stage.generation(query).number == 2
         assert stage.generation(query).reason == "retention took it"
         require_whole_ledger(stage.ledger(query), {TOPIC: stage.ends(TOPIC)})
+        contract = contracts.digest(stage.pipeline, query)
+        assert {record.get("contract") for record in stage.ledger(query)} == {contract}, "of rebuild and driver"
+        assert contracts.read(stage.root, stage.name, contract) is not None
     actual.same(actual.totals(stage.table(stage.name, "product_totals")), oracle.totals(TOPIC), "product_totals")
     wanted = oracle.windows(TOPIC, stage.ledger("tumbling"), FIVE_MINUTES, FIVE_MINUTES)
     is_now = actual.windows(stage.table(stage.name, "tumbling"))

@@ -135,9 +135,11 @@ class Stage:
         return code
 
     def stop(self) -> int:
-        """Stop the driver and return its exit code."""
+        """Stop the driver and return its exit code. A later wait is not for this driver: a supervisor may start another."""
         assert self.launcher.stop(self.name) is not None, self.log[-3000:]
-        return self.await_end()
+        code = self.await_end()
+        self.child = None
+        return code
 
     def run_into(self, plan: Path, wanted: Mapping[str, Any]) -> None:
         """Run a driver that `tests.support.crash` kills at a point of its plan, until its entire group is gone."""

@@ -107,6 +107,7 @@ class Stream:
         self.generation: Generation = generation.begin(root, pipeline, name, {})
         self.batch, self.watermark, self.newest = -1, EPOCH, EPOCH
         self.ends: dict[int, int] | None = None
+        self.contract = ""
         self.state: dict[Key, tuple[Decimal, int]] = {}
 
     def take(
@@ -129,7 +130,7 @@ class Stream:
         record = ledger.make_record(
             f"{self.generation.pipeline}.{self.name}", self.generation.number,
             BatchRange(self.batch, {"pos": starts}, {"pos": dict(ends)}, _ms(self.watermark), _ms(late)),
-            rows_out=len(sales), began_ms=_ms(began), written_ms=_ms(began) + 1000,
+            rows_out=len(sales), began_ms=_ms(began), written_ms=_ms(began) + 1000, contract=self.contract,
         )  # fmt: skip
         ledger.write(self.generation.paths(self.root).ledger, record)
         return changed

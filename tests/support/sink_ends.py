@@ -124,5 +124,6 @@ def write_batch(
         counters=writer.Counters(),
         often=True,
         refused=refusals.REFUSED,
+        letters=letters,
     )(refusals.judged(frame, pipeline, query), number)
     return ends

@@ -30,7 +30,7 @@ from headrace.contract.model import Query
 from headrace.driver import lookup_keys, queries, refusals, sinks, source, writer
 from headrace.driver.session import kafka_options
 from headrace.errors import HeadraceError
-from headrace.store import archive_notes, checkpoint_log, integrity, ledger, quarantine, small_files, trees
+from headrace.store import archive_notes, checkpoint_log, contracts, integrity, ledger, quarantine, small_files, trees
 from headrace.store.checkpoint_log import BatchRange, Offsets
 from headrace.store.generation import Generation
 from headrace.store.job_reports import RebuildReport
@@ -215,6 +215,7 @@ def _writing(rebuild: Rebuild, progress: Progress, records: Mapping[str, DataFra
     pass_over = writer.passed_write(rebuild.passed, kafka, lambda topic, _: records[topic])
     write = writer.declared_write(job.pipeline, rebuild.name, rebuild.query, rebuild.paths, kafka, letters)
     full = names.query_name(job.pipeline.name, rebuild.name)
+    contract = contracts.note(job.root, job.pipeline, rebuild.name)
 
     def written(frame: DataFrame, number: int) -> None:
         began = time.time_ns() // 1_000_000
@@ -241,6 +242,7 @@ def _writing(rebuild: Rebuild, progress: Progress, records: Mapping[str, DataFra
             began_ms=began,
             written_ms=now,
             quarantined=quarantined,
+            contract=contract,
         )
         ledger.write(rebuild.paths.ledger, record)
 

@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 from headrace.batch import accounting, archive_reader, lake_tables
 from headrace.batch.archive_reader import Archive
 from headrace.batch.finite_job import Job
-from headrace.contract import batch_views, names
+from headrace.contract import batch_views, names, view_shapes
 from headrace.contract.job_files import ViewsSpec
 from headrace.contract.model import Pipeline, Query, Source
 from headrace.contract.platform_columns import SOURCE
@@ -67,6 +67,7 @@ def run(job: Job, spec: ViewsSpec) -> ViewsReport:
         days = due(job, archives, state, closed, sizes) if closed else []
     chunks = list(batch_views.chunks(days, sizes))
     rows: dict[str, int] = dict.fromkeys(wanted, 0)
+    fewer: dict[str, tuple[int, int]] = {}
     for number, chunk in enumerate(chunks):
         job.progress(number, len(chunks), f"{len(chunk)} days, {chunk[0]} to {chunk[-1]}")
         counts, sums, sizes = _write(job, archives, wanted, chunk)
@@ -74,10 +75,13 @@ def run(job: Job, spec: ViewsSpec) -> ViewsReport:
             rows[name] += count
         at_ms = time.time_ns() // 1_000_000
         computed = {str(day): ViewDay(job.run, at_ms, sizes.get(day, 0)) for day in chunk}
+        fewer |= _fewer(state, computed)
+        outdated = {name: tuple(day for day in days if day not in computed) for name, days in state.outdated.items()}
         state = replace(
             state,
             days=state.days | computed,
             stale=tuple(day for day in state.stale if day not in computed),
+            outdated={name: days for name, days in outdated.items() if days},
             sums={name: state.sums.get(name, True) and sums[name] for name in sums},
         )
         view_state.write(job.root, job.pipeline.name, state)
@@ -97,6 +101,7 @@ def run(job: Job, spec: ViewsSpec) -> ViewsReport:
         archive=ends,
         repeats={topic: archive.repeats for topic, archive in archives.items()},
         behind=tuple(behind),
+        fewer=fewer,
         seconds=round(time.monotonic() - began, 1),
     )
 
@@ -136,14 +141,16 @@ def compute(query: Query, sides: Mapping[str, DataFrame], times: Mapping[str, st
 def due(
     job: Job, archives: Mapping[str, Archive], state: ViewState, closed: date, sizes: dict[date, int]
 ) -> list[date]:
-    """Return the closed days that the views lack, that have new records since the last run, or that are stale.
+    """Return the closed days that the views lack, that have new records since the last run, or that are stale or outdated.
 
     Adds the number of new records to `sizes` (day -> records).
     """
     moved, fresh = touched(job, archives, state)
     days = {day for day in moved if day < closed}
     days |= set(batch_views.between(state.horizon_day, closed)) if state.horizon_day else set()
-    days |= {date.fromisoformat(day) for day in state.stale}
+    days |= {
+        date.fromisoformat(day) for day in (*state.stale, *(day for old in state.outdated.values() for day in old))
+    }
     for day in days:
         sizes[day] = sizes.get(day, 0) + fresh.get(day, 0)
     return sorted(days)
@@ -254,14 +261,21 @@ def begins(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-def are_sums(query: Query, side: DataFrame, transform: Callable[..., DataFrame]) -> bool:
-    """Return whether running totals of two halves of the records add up to those of all; only sums can be served by day."""
-    key, values = batch_views.key(query), batch_views.values(query)
+def are_sums(
+    query: Query, side: DataFrame, transform: Callable[..., DataFrame], total: DataFrame | None = None,
+    by: Sequence[str] | None = None,
+) -> bool:  # fmt: skip
+    """Return whether running totals of two halves of the records add up to those of all; a maximum or mean does not.
+
+    Only sums can be served by day, or be continued by a reconciliation. `total` are the totals of all records, if they are
+    known. They add up for each value of the columns `by` (None: the key).
+    """
+    by, values = list(by or batch_views.key(query)), batch_views.values(query)
     half = F.pmod(F.hash(*side.columns), F.lit(2))
     parts = transform(side.where(half == 0)).unionByName(transform(side.where(half == 1)))
     sums = [accounting.added_up(parts, value, required=query.columns[value].required) for value in values]
-    added = parts.groupBy(*key).agg(*sums) if sums else parts.select(*key).distinct()
-    together = accounting.matched({"all": transform(side), "added": added}, key, values)
+    added = parts.groupBy(*by).agg(*sums) if sums else parts.select(*by).distinct()
+    together = accounting.matched({"all": transform(side) if total is None else total, "added": added}, by, values)
     return bool(accounting.unlike(together, "all", "added", values).isEmpty())
 
 
@@ -333,12 +347,28 @@ def _words(behind: Sequence[Behind]) -> str:
 
 
 def _alter(job: Job, wanted: Mapping[str, Query], state: ViewState) -> ViewState:
-    """Create the views' tables; if one gained columns, all days that it holds are stale until they are computed again."""
+    """Create the views' tables, and note which days must be computed again.
+
+    If a view gained columns, all days are stale. If the pipeline file gives it another shape, all its days are outdated.
+    """
     changes = [create(job.spark, job.pipeline.name, name, query) for name, query in wanted.items()]
-    if any(change.added for change in changes) and state.days:
-        state = replace(state, stale=tuple(sorted(state.days)))
-        view_state.write(job.root, job.pipeline.name, state)
-    return state
+    stale = tuple(sorted(state.days)) if any(change.added for change in changes) else state.stale
+    outdated = {name: tuple(sorted(view_state.outdated(state, job.pipeline, name))) for name in wanted}
+    outdated = {name: days for name, days in outdated.items() if days}
+    shapes = {name: view_shapes.shape(job.pipeline, name) for name in wanted}
+    # Whether other totals are sums is found out again.
+    held = {name: known for name, known in state.sums.items() if name in wanted}
+    sums = {name: known for name, known in held.items() if not view_state.changes(state, job.pipeline, name)}
+    altered = replace(state, stale=stale, outdated=outdated, shapes=shapes, sums=sums)
+    if altered != state:
+        view_state.write(job.root, job.pipeline.name, altered)
+    return altered
+
+
+def _fewer(state: ViewState, computed: Mapping[str, ViewDay]) -> dict[str, tuple[int, int]]:
+    """Return day -> number of records then and now, for days that have fewer than when an earlier run counted them."""
+    before = {day: state.days[day].records for day in computed if day in state.days and state.days[day].run}
+    return {day: (then, computed[day].records) for day, then in before.items() if computed[day].records < then}
 
 
 def _days_of(job: Job, topic: str, days: set[date]) -> set[date]:

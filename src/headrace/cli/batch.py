@@ -59,8 +59,9 @@ def compute(
             for r in reports for view, count in r.rows.items()]  # fmt: skip
     print_result(reports, ("pipeline", "days", "view", "rows", "took", "horizon"), rows, as_json=as_json)
     if not as_json:
-        for line in (line for view_report in reports for line in view_plans.behind(view_report)):
-            console.print(line, soft_wrap=True)
+        for view_report in reports:
+            for line in (*view_plans.behind(view_report), *view_plans.fewer(view_report)):
+                console.print(line, soft_wrap=True)
     if any(view_report.behind for view_report in reports):
         raise typer.Exit(INCOMPLETE)
 

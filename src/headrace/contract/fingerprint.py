@@ -70,6 +70,28 @@ def _aggregate(pipeline: Pipeline, query: str) -> dict[str, list[str] | dict[str
     }
 
 
+def accepting(pipeline: Pipeline, topics: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return what decides which records of these topics are accepted, and as which values, as plain JSON values.
+
+    Topic -> a source in the form of the pipeline file: key, columns and event time.
+    """
+    return {topic: _accepting(pipeline.sources[topic]) for topic in sorted(topics)}
+
+
+def _accepting(source: Source) -> dict[str, Any]:
+    event_time = source.event_time
+    columns = {
+        name: {"type": column.type, "required": column.required, "field": list(column.path(name))}
+        for name, column in sorted(source.columns.items())
+    }
+    skew = event_time and format_duration(event_time.accepted_skew)
+    return {
+        "key": source.key,
+        "columns": columns,
+        "event_time": event_time and {"column": event_time.column, "accepted_skew": skew},
+    }
+
+
 def archive_declared(topic: str) -> dict[str, str]:
     """Return the fingerprint of an archive query: it stores raw records, so only its topic matters."""
     return {"archive": topic}

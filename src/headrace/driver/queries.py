@@ -27,6 +27,7 @@ from headrace.driver.session import kafka_options
 from headrace.errors import HeadraceError
 from headrace.store import (
     archive_notes,
+    contracts,
     file_sink,
     generation,
     integrity,
@@ -382,18 +383,18 @@ def _start(driver: DriverContext, place: int, name: str, frame: DataFrame, chose
         letters=letters,
         passed=passed,
         stateless=stateless,
+        contract=contracts.note(driver.root, pipeline, name) if declared else "",
     )
-    full_name = names.query_name(pipeline.name, name)
     # Each query has its own pool: under FAIR scheduling a large batch of one does not starve the others.
     driver.spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)
     use_state_store(driver.spark, declared)
     query = (
         (frame if often else counted.observed(frame))
-        .writeStream.queryName(full_name)
+        .writeStream.queryName(batches.query)
         .outputMode(mode)
         .trigger(processingTime=f"{stagger(trigger, place) // _MILLISECOND} milliseconds")
         .option("checkpointLocation", paths.checkpoint)
         .foreachBatch(batches)
         .start()
     )
-    return Running(full_name, query, chosen, trigger // _MILLISECOND, counters)
+    return Running(batches.query, query, chosen, trigger // _MILLISECOND, counters)

@@ -114,6 +114,7 @@ class Writer:
     topics: TopicIds = field(default_factory=dict)  # the ids of the topics that the query reads
     passed: Passed | None = None  # writes the letters of the records that the query passes over, if it does
     stateless: bool = False  # whether one task may read several partitions: none of them has a state
+    contract: str = ""  # the contract under which it takes its records (`store.contracts`)
     asked: Asked = field(default_factory=Asked)
 
     @property
@@ -189,6 +190,7 @@ class Writer:
             written_ms=_now_ms(),
             refused=refused,
             quarantined=quarantined,
+            contract=self.contract,
         )
         ledger.write(self.paths.ledger, record)
         self.groups.commit(names.consumer_group(self.generation.pipeline, self.generation.query), batch_range.end)

@@ -31,7 +31,8 @@ class ViewsReport:
     """The computed `days`, and how many rows each view holds of them (`rows`). `horizon` is the first day not held.
 
     `archive`: how far the archive was read. `repeats`: how many of its records are there twice, by topic. `behind`: what it
-    lacked, so that later days could not be computed.
+    lacked, so that later days could not be computed. `fewer`: day -> number of its records when it was computed before, and now:
+    what the archive or today's contract no longer has is not in the views any more.
     """
 
     run: str = ""
@@ -42,6 +43,7 @@ class ViewsReport:
     archive: Ends = field(default_factory=dict)
     repeats: dict[str, int] = field(default_factory=dict)
     behind: tuple[Behind, ...] = ()
+    fewer: dict[str, tuple[int, int]] = field(default_factory=dict)
     seconds: float = 0.0
 
 

@@ -29,7 +29,8 @@ class BatchRecord(TypedDict):
     `rows_in` is the number of records that Kafka delivered for these offsets: fewer, if some hold none (ADR 0031).
     `rows_out` is the number of rows that the sinks have; `refused` is how many became dead letters instead (ADR 0030), absent
     for none. Releases before 1 December 2026 counted these in `rows_out`.
-    `quarantined` is how many records the query passed over (ADR 0049); absent for none.
+    `quarantined` is how many records the query passed over (ADR 0049); absent for none. `contract` names the contract under
+    which it took its records (`store.contracts`); absent for archives, and for releases before 1 December 2026.
     """
 
     query: str
@@ -44,6 +45,7 @@ class BatchRecord(TypedDict):
     written_ms: int
     refused: NotRequired[int]
     quarantined: NotRequired[int]
+    contract: NotRequired[str]
 
 
 def make_record(
@@ -57,6 +59,7 @@ def make_record(
     rows_in: int | None = None,
     refused: int = 0,
     quarantined: int = 0,
+    contract: str = "",
 ) -> BatchRecord:
     """Return the record of a batch whose rows are in the sinks; `rows_in` None means that every offset held a record."""
     record = BatchRecord(
@@ -78,6 +81,8 @@ def make_record(
         record["refused"] = refused
     if quarantined:
         record["quarantined"] = quarantined
+    if contract:
+        record["contract"] = contract
     return record
 
 

@@ -168,6 +168,11 @@ def trash(root: str) -> str:
     return f"{root}/trash"
 
 
+def contract(root: str, pipeline: str, name: str) -> str:
+    """Return the file of a contract under which batches took their records."""
+    return f"{root}/contracts/{pipeline}/{name}.json"
+
+
 def act(root: str, at_ms: int, plan: str) -> str:
     """Return the file that records a plan that was carried out: when it began, and the plan's id (`operations.plans`)."""
     return f"{root}/acts/{at_ms}-{plan}.json"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Any
 
+from headrace.contract import view_shapes
 from headrace.contract.batch_views import CHUNK_RECORDS
+from headrace.contract.model import Pipeline
 from headrace.store import paths, records
 
 
@@ -27,7 +30,9 @@ class ViewState:
 
     `horizon`: the first day that the views do not hold; None before their first run. `covered`: topic -> partition -> offset
     up to which they contain the archive. `stale`: days that lack a column. `sums`: whether the running totals of a query are
-    sums, so that days add up. `quarantined`: the offset ranges that a query passed over (`store.quarantine`).
+    sums, so that days add up. `quarantined`: the offset ranges that a query passed over (`store.quarantine`). `shapes`: view ->
+    the shape (`contract.view_shapes`) from which all its days were computed, except those `outdated` (view -> days). A release
+    before 1 December 2026 noted no shapes; then those of the next run hold.
     """
 
     days: dict[str, ViewDay] = field(default_factory=dict)
@@ -36,11 +41,30 @@ class ViewState:
     stale: tuple[str, ...] = ()
     sums: dict[str, bool] = field(default_factory=dict)
     quarantined: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    shapes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outdated: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def horizon_day(self) -> date | None:
         """Return the horizon as a date."""
         return date.fromisoformat(self.horizon) if self.horizon else None
+
+
+def changes(state: ViewState, pipeline: Pipeline, name: str) -> list[str]:
+    """Return what changed in the pipeline file since the days of a view were computed, as phrases.
+
+    A view without a shape beside others with one is a new query's, or was not kept up to date for a time.
+    """
+    if not state.shapes:
+        return []
+    if name not in state.shapes:
+        return [f"{name} was added"]
+    return view_shapes.changes(state.shapes[name], view_shapes.shape(pipeline, name))
+
+
+def outdated(state: ViewState, pipeline: Pipeline, name: str) -> set[str]:
+    """Return the days of a view that were computed from another shape than the pipeline file has now."""
+    return set(state.days) if changes(state, pipeline, name) else set(state.outdated.get(name, ()))
 
 
 def read(root: str, pipeline: str) -> ViewState:

@@ -5,20 +5,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from headrace.batch.reconcile import kept_results
+from headrace.batch import views
+from headrace.batch.reconcile import kept_results, kinds, reconciliation
 from headrace.batch.reconcile.kept_results import Days, KeptDays, Totals
+from headrace.batch.reconcile.scope import Scope
+from headrace.contract.job_files import ReconcileSpec
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline
+from headrace.store.job_reports import Account
 from spark_jobs import pos_sales
-from tests.operations.batch.test_reconcile import cut, taken
+from tests.operations.batch.test_reconcile import NOON, cut, records, taken, totals
 
 FIRST = date(2026, 3, 1)
 ROWS = "window_start timestamp, window_end timestamp, product_id string, total_amount decimal(22,2), sales bigint"
@@ -81,20 +88,22 @@ def test_a_changed_row_of_an_old_day_and_another_generation_or_column_are_compar
 
 
 @pytest.mark.spark
-def test_totals_are_kept_only_if_they_are_sums_and_later_records_are_added(spark: SparkSession, pos: Pipeline) -> None:
+def test_later_records_are_added_to_kept_totals_and_only_those_of_sums_are_kept(
+    spark: SparkSession, pos: Pipeline
+) -> None:
     query = pos.queries["leaderboard"]
-    records = spark.createDataFrame(
+    given = spark.createDataFrame(
         [("a", Decimal(1)), ("a", Decimal(2)), ("b", Decimal(5)), ("c", Decimal(7))],
         "product_id string, amount decimal(12,2)",
     )
-    one, other = records.where("amount < 5"), records.where("amount >= 5 OR amount = 2")
+    one, other = given.where("amount < 5"), given.where("amount >= 5 OR amount = 2")
     totals = Totals(3, pos_sales.leaderboard(one))
     rows = {tuple(row) for row in kept_results.added(query, totals.rows, pos_sales.leaderboard(other)).collect()}
     assert rows == {("all", "a", Decimal(5), 3), ("all", "b", Decimal(5), 1), ("all", "c", Decimal(7), 1)}
 
-    def sums(transform: object) -> bool:
-        parts = (records.where("amount < 2"), records.where("amount >= 2"), records)
-        return kept_results.are_sums(query, *(transform(part) for part in parts))  # type: ignore[operator]
+    def sums(transform: Callable[..., DataFrame]) -> bool:
+        total = transform(given)
+        return views.are_sums(query, given, transform, total, kept_results.others(query))
 
     def dearest(pos: DataFrame) -> DataFrame:
         most = F.max("amount").cast("decimal(22,2)").alias("total_amount")
@@ -103,3 +112,42 @@ def test_totals_are_kept_only_if_they_are_sums_and_later_records_are_added(spark
 
     assert sums(pos_sales.leaderboard)
     assert not sums(dearest)
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("earlier", [True, False])
+def test_the_totals_that_are_kept_are_those_that_were_compared(
+    spark: SparkSession, pos: Pipeline, monkeypatch: pytest.MonkeyPatch, earlier: bool
+) -> None:
+    """They were computed for each of the two; now one frame, which is in memory, serves both."""
+    given = records(
+        spark, [(0, 0, "a", "1.00", NOON, -1), (1, 1, "a", "2.00", NOON, -1), (1, 2, "b", "5.00", NOON, -1)]
+    )
+    known = cut([taken(0, 0, 1), taken(1, 1, 3)])
+    query = pos.queries["product_totals"]
+    kept: list[tuple[bool, set[tuple[object, ...]]]] = []
+    compared: list[DataFrame] = []
+
+    def keep(_job: object, _name: str, _query: object, due: DataFrame, _cut: object) -> None:
+        assert any(due is frame for frame in compared)
+        kept.append((due.storageLevel.useMemory, {tuple(row) for row in due.collect()}))
+
+    running = kinds.running
+
+    def comparing(*args: Any, **named: Any) -> None:
+        compared.append(named["newest"] if "newest" in named else args[9])
+        running(*args, **named)
+
+    monkeypatch.setattr(kinds, "running", comparing)
+    monkeypatch.setattr(kept_results, "keep_totals", keep)
+    sink = totals(spark, [("a", "3.00", 2, 1), ("b", "5.00", 1, 1)])
+    scope = Scope(ReconcileSpec(only_new=True), {})
+    if earlier:
+        scope.totals["product_totals"] = Totals(0, pos_sales.product_totals(given.where("_headrace_batch = 0")))
+    account = reconciliation._compare_totals(
+        SimpleNamespace(pipeline=pos),  # type: ignore[arg-type]
+        Account("product_totals", "table", "running totals"), query.sinks[0], pos_sales.product_totals, given, sink, known,
+        scope, {},
+    )  # fmt: skip
+    assert (account.differences, account.compared) == ([], 2)
+    assert kept == [(True, {("a", Decimal("3.00"), 2), ("b", Decimal("5.00"), 1)})]

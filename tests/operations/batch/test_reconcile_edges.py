@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 
-from headrace.batch.reconcile import bounds, kinds, lookups, scope
+from headrace.batch.reconcile import bounds, kinds, lookups
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import CassandraSink
 from headrace.store.file_sink import Directory
 from headrace.store.job_reports import Account, Difference
-from spark_jobs import ad_attribution, pos_sales
-from tests.operations.batch.test_reconcile import MINUTE, NOON, cut, milliseconds, records, taken
+from spark_jobs import ad_attribution
+from tests.operations.batch.test_reconcile import MINUTE, NOON, cut, milliseconds, taken
 
 pytestmark = pytest.mark.spark
 
@@ -80,29 +78,6 @@ def test_a_reconciliation_of_the_last_days_reads_the_records_that_its_windows_an
     recent = bounds.recent(archive, pos.sources["pos"], since_ms, first["pos"])
     assert sorted(tuple(row)[:2] for row in recent.collect()) == [(0, 0), (0, 4), (1, 0)]
     assert bounds.recent(archive, pos.sources["pos"], 0, first["pos"]).count() == 4
-
-
-def test_rows_that_a_tables_ttl_has_taken_are_no_differences_and_younger_ones_are_due(
-    spark: SparkSession, project: Path
-) -> None:
-    pos = load_pipeline(project / "pipelines" / "pos_sales.yaml")
-    query = pos.queries["tumbling"]
-    (declared,) = query.sinks
-    sink = declared.model_copy(update={"ttl": timedelta(days=30)})
-    now = datetime.now(UTC).replace(tzinfo=None, hour=12, minute=0, second=0, microsecond=0)
-    old, young = now - timedelta(days=40), now - timedelta(days=20)
-    given = records(spark, [(0, 0, "a", "3.00", old, -1), (0, 1, "b", "4.00", young, -1)])
-    ledger = [taken(0, 0, 2), taken(1, 2, 3, now)]
-    columns = (
-        "window_start timestamp, window_end timestamp, product_id string, total_amount decimal(22,2), sales bigint"
-    )
-    empty = spark.createDataFrame([], f"{columns}, _written bigint")
-    job: Any = SimpleNamespace(pipeline=pos)
-    for since_ms, missing in ((0, ["b"]), (milliseconds(now - timedelta(days=10)), [])):
-        late = scope.complete_since(job, sink, empty, since_ms)
-        account = Account("tumbling", "table", "windows")
-        kinds.windows(account, query, pos_sales.tumbling, given, empty, cut(ledger), late, Decimal(0))
-        assert [difference.key["product_id"] for difference in account.differences] == missing
 
 
 def test_a_joined_row_with_a_cell_changed_in_the_table_is_one_difference_with_what_is_due(

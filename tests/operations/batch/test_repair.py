@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +21,10 @@ from headrace.operations.batch import job_runs, repair
 from headrace.operations.batch.repair import Row
 from headrace.operations.plans import Approval
 from headrace.orchestration import batch_tasks
+from headrace.store import ledger
+from headrace.store.checkpoint_log import BatchRange
 from headrace.store.job_reports import Account, Cell, Difference, ReconcileReport
+from headrace.store.paths import generation_paths
 from headrace.store.records import from_json
 
 KEY = ("impr_uuid", "impr_date", "ad_id", "click_key")
@@ -160,6 +163,49 @@ def test_a_repair_that_did_not_come_through_is_an_error_that_names_the_row(repai
     planned = repair.plan(deployment, "ad_attribution", "r")
     with pytest.raises(HeadraceError, match=r"1 of 1 rows are not as the repair of r wrote them.*impr_uuid=u1"):
         repair.act(deployment, "ad_attribution", "r", Approval(planned.id, by="mia"))
+
+
+@pytest.fixture
+def expiring(ads: Pipeline) -> Pipeline:
+    """The pipeline with a ttl of a day on the table of `attributed`."""
+    query = ads.queries["attributed"]
+    sinks = [s.model_copy(update={"ttl": timedelta(days=1)}) if s.kind == "cassandra" else s for s in query.sinks]
+    return ads.model_copy(update={"queries": {"attributed": query.model_copy(update={"sinks": sinks})}})
+
+
+@pytest.mark.parametrize(("hours", "ttl"), [(0, 86_400), (23, 3600), (23.99, None), (30, None)])
+def test_a_repaired_row_expires_with_the_row_that_the_stream_would_have_written(
+    repaired: Any, expiring: Pipeline, monkeypatch: pytest.MonkeyPatch, hours: float, ttl: int | None
+) -> None:
+    table, now = Table(datetime(2030, 1, 1), 5), 1_900_000_000_000
+    monkeypatch.setattr(repair, "_now_micros", lambda: now * 1000)
+    deployment = repaired(table, [DIFFERENCE | {"batches": [3, 7]}])
+    deployment.pipeline = lambda _: expiring
+    folder = generation_paths(deployment.root, "ad_attribution", "attributed", 0).ledger
+    for batch, back in ((3, 99.0), (7, hours)):
+        at = now - int(back * 3_600_000)
+        taken = BatchRange(batch, {}, {}, 0, 0)
+        ledger.write(
+            folder, ledger.make_record("ad_attribution.attributed", 0, taken, rows_out=1, began_ms=at, written_ms=at)
+        )
+    statements: list[str] = []
+    execute = table.execute
+
+    def noted(statement: Any, values: list[Any]) -> Any:
+        statements.append(statement.query_string)
+        statement = SimpleNamespace(query_string=statement.query_string.split(" AND TTL")[0])
+        return execute(statement, values)
+
+    table.execute = noted  # type: ignore[method-assign]
+    planned = repair.plan(deployment, "ad_attribution", "r")
+    if ttl is None:
+        assert planned.items == ()
+        assert "is no longer due: batch 7 wrote it, and its ttl ends at" in planned.notes[0]
+        return
+    assert ", expires 203" in planned.items[0].detail
+    repair.act(deployment, "ad_attribution", "r", Approval(planned.id, by="mia"))
+    (written,) = [text for text in statements if text.startswith("INSERT")]
+    assert written.endswith(f" AND TTL {ttl}")
 
 
 def test_a_row_from_the_future_is_refused_with_a_way_out(repaired: Any) -> None:

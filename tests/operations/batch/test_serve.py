@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -17,6 +19,7 @@ from cassandra import ConsistencyLevel
 from cassandra.query import named_tuple_factory
 from pyiceberg.catalog.memory import InMemoryCatalog
 
+from headrace.contract import batch_views, view_shapes
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import CassandraSink, Column
 from headrace.errors import HeadraceError
@@ -149,6 +152,42 @@ def test_one_key_is_the_sum_of_both_layers_and_sums_are_kept_until_the_view_chan
         until=FIRST + timedelta(hours=2),
     ).rows
     assert (window["sales"], window["layer"]) == (1, "batch")
+
+
+def test_days_that_were_computed_before_the_file_changed_are_not_served_beside_new_ones(
+    serving: Serving, stage: Deployment
+) -> None:
+    """A view of 5-minute windows that were 10 minutes long on its older days would count records twice, or not at all."""
+    pos = load_pipeline(stage.project / "pipelines" / "pos_sales.yaml")
+    shapes = {name: view_shapes.shape(pos, name) for name in batch_views.views(pos)}
+    former = copy.deepcopy(shapes)
+    former["tumbling"]["rows"]["aggregate"]["window"]["size"] = "10 minutes"
+    former["product_totals"]["rows"]["aggregate"]["keys"] = ["shop"]
+    state = view_state.read(stage.root, "pos_sales")
+
+    def refused(name: str, changed: dict[str, Any], **part: Any) -> str | None:
+        view_state.write(stage.root, "pos_sales", replace(state, **changed))
+        try:
+            serving.query("pos_sales", name, until=UNTIL, **part)
+        except HeadraceError as error:
+            return str(error)
+        return None
+
+    said = refused("tumbling", {"shapes": former}, since=FIRST)
+    assert said is not None
+    assert "5 days of the view of pos_sales.tumbling are not as the pipeline file says now (" in said
+    assert 'rows.aggregate.window.size changed from "10 minutes" to "5 minutes"' in said
+    assert said.endswith("Compute them first: headrace batch views pos_sales")
+    assert "rows.aggregate.keys changed" in str(refused("product_totals", {"shapes": former}))
+    assert refused("tumbling", {"shapes": former}, since=HORIZON) is None, "the speed layer follows the file"
+    assert refused("tumbling", {"shapes": shapes}, since=FIRST) is None
+    half = {"shapes": shapes, "outdated": {"tumbling": ("2026-03-02",)}}
+    assert refused("tumbling", half, since=FIRST) is not None
+    assert refused("tumbling", half, since=FIRST, limit=3) is not None
+    assert refused("tumbling", half, since=FIRST + timedelta(days=2)) is None
+    assert refused("product_totals", half) is None
+    only = {"shapes": {name: shape for name, shape in shapes.items() if name != "tumbling"}}
+    assert "tumbling was added" in str(refused("tumbling", only, since=FIRST))
 
 
 @pytest.mark.parametrize(("written", "read"), [("LOCAL_QUORUM", None), ("QUORUM", ConsistencyLevel.QUORUM)])

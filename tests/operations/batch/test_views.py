@@ -21,6 +21,7 @@ from headrace.contract.job_files import ReconcileSpec, ViewsSpec
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Column, Pipeline
 from headrace.errors import HeadraceError
+from headrace.operations.batch import view_plans
 from headrace.store import paths, small_files, view_state
 from headrace.store.job_reports import Account
 from spark_jobs import ad_attribution, pos_sales
@@ -222,6 +223,46 @@ def test_a_view_gets_the_column_that_its_query_got_and_its_days_are_computed_aga
     assert "2026-03-01" in views.run(job, order("2026-03-03")).days
     assert rows(spark, wider, "product_totals") == [(date(2026, 3, 1), "p0", Decimal("5.00"), 2, Decimal("4.00"))]
     assert views.run(job, order("2026-03-03")).days == (), "nothing is stale any more"
+
+
+def test_days_of_another_window_size_are_computed_again_and_never_stand_beside_new_ones(
+    spark: SparkSession, pos: Pipeline, tmp_path: Path
+) -> None:
+    pipeline = lake.renamed(pos, "views_reshaped")
+    at = [START + timedelta(days=n, minutes=7) for n in range(3)]
+    records = lake.numbered([(moment, sale("p0", "1.00", moment)) for moment in at], 1)
+    lake.lay(spark, pipeline, "pos", records)
+    views.run(lake.job(spark, pipeline, pos_sales, tmp_path, "one"), order("2026-03-04"))
+    assert rows(spark, pipeline, "tumbling") == oracle(records, 5, 5)
+
+    query = pipeline.queries["tumbling"]
+    assert query.aggregate is not None
+    assert query.aggregate.window is not None
+    window = query.aggregate.window.model_copy(update={"size": timedelta(minutes=10)})
+    longer = query.model_copy(update={"aggregate": query.aggregate.model_copy(update={"window": window})})
+    wider = pipeline.model_copy(update={"queries": pipeline.queries | {"tumbling": longer}})
+
+    def tumbling(pos: DataFrame) -> DataFrame:
+        groups = pos.groupBy(F.window("create_date", "10 minutes").alias("window"), "product_id")
+        sums = groups.agg(F.sum("amount").cast("decimal(22,2)").alias("total_amount"), F.count(F.lit(1)).alias("sales"))
+        return sums.select(F.col("window.start").alias("window_start"), F.col("window.end").alias("window_end"),
+                           "product_id", "total_amount", "sales")  # fmt: skip
+
+    job = lake.job(spark, wider, pos_sales, tmp_path, "two")
+    job = replace(job, transforms=dict(job.transforms) | {"tumbling": tumbling})
+    archives = {"pos": archive_reader.pin(spark, pipeline.name, "pos")}
+    accounts = {a.query: a for a in view_days.compare(job, wider.queries, archives, ReconcileSpec(at_ms=0, since_ms=0))}
+    assert (accounts["tumbling"].compared, accounts["tumbling"].pending, accounts["tumbling"].differing) == (0, 4, 0)
+    assert (accounts["sliding"].compared, accounts["sliding"].differing) == (4, 0), "the views of other queries hold"
+
+    spark.sql(f"DELETE FROM lake.{pipeline.name}.archive_pos WHERE offset = 0")  # the archive's first day is gone
+    report = views.run(job, order("2026-03-04"))
+    assert {"2026-03-01", "2026-03-02", "2026-03-03"} <= set(report.days)
+    assert report.fewer == {"2026-03-01": (1, 0)}
+    assert "2026-03-01 has 0 records and had 1" in view_plans.fewer(report)[0]
+    assert rows(spark, pipeline, "tumbling") == oracle(records[1:], 10, 10)
+    assert view_state.read(job.root, pipeline.name).outdated == {}
+    assert views.run(job, order("2026-03-04")).days == ()
 
 
 def test_a_table_of_the_batch_layer_is_altered_as_far_as_it_can_be(spark: SparkSession) -> None:

@@ -21,7 +21,6 @@ from headrace.operations.checkpoints import compact
 from headrace.operations.deployment import Deployment, LocalDrivers
 from headrace.operations.drivers import desired_state
 from headrace.operations.quality import bounds, checks, findings, offsets, position, steps, store, tasks, trend
-from headrace.operations.quality.position import Position
 from headrace.operations.quality.status import EXIT_CODES
 from headrace.operations.quality.suites import Suite
 from headrace.operations.quality.summary import Summary, coverage_words
@@ -180,7 +179,7 @@ def test_a_sink_that_cannot_be_read_is_its_own_result_and_hides_no_other(
     histories = page_quality.checks(site.deployment.root, site.deployment.pipeline(NAME))
     shown = {history.sink: history.newest for history in histories}
     assert [(newest.status, newest.page) for newest in [shown[TOPIC_SINK]] if newest] == [("UNREADABLE", "")]
-    assert position.read(site.deployment.root, ARCHIVE) == Position(), "what was not checked is checked next"
+    assert position.read(site.deployment.root, ARCHIVE) == position.Position(), "what was not checked is checked next"
 
 
 def test_a_pipeline_that_cannot_be_planned_is_a_result_of_its_own_sinks(

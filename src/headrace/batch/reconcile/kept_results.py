@@ -206,17 +206,12 @@ def added(query: Query, *parts: DataFrame) -> DataFrame:
     for part in parts[1:]:
         together = together.unionByName(part)
     sums = [accounting.added_up(parts[0], value, required=query.columns[value].required) for value in values]
-    groups = [name for name in query.columns if name not in values]
-    return together.groupBy(*groups).agg(*sums).select(*query.columns) if sums else together.distinct()
+    return together.groupBy(*others(query)).agg(*sums).select(*query.columns) if sums else together.distinct()
 
 
-def are_sums(query: Query, one: DataFrame, other: DataFrame, both: DataFrame) -> bool:
-    """Return whether the totals of two parts of the records add up to those of both; a maximum or mean does not."""
-    assert query.aggregate is not None
-    keys = list(query.aggregate.keys)
-    values = [name for name in query.columns if name not in keys]
-    sides = {"added": added(query, one.select(*query.columns), other.select(*query.columns)), "both": both}
-    return bool(accounting.unlike(accounting.matched(sides, keys, values), "added", "both", values).isEmpty())
+def others(query: Query) -> list[str]:
+    """Return the columns of running totals that are not summed: a total is kept only if all of them are as fixed as the key."""
+    return [name for name in query.columns if name not in batch_views.values(query)]
 
 
 def midnight_ms(day: date) -> int:

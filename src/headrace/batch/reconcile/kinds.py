@@ -93,12 +93,15 @@ def windows(
 
 def running(
     account: Account, query: Query, transform: Transform, records: DataFrame, speed: DataFrame, cut: Cut,
-    tolerance: Decimal, settled: Callable[[DataFrame], DataFrame] = lambda due: due,
+    tolerance: Decimal, settled: Callable[[DataFrame], DataFrame] = lambda due: due, alive: DataFrame | None = None,
+    newest: DataFrame | None = None,
 ) -> None:  # fmt: skip
     """Compare every key's total as of the batch that wrote it; a row of a batch beyond the cut is pending.
 
     `settled` adds the totals of earlier batches, if `records` are only those of later ones, and leaves out the totals that no
-    sink takes.
+    sink takes. `alive` has the keys whose rows the table's ttl has certainly left (None: no ttl); of the others only rows that
+    the sink has are compared. `newest` are the settled totals as of the newest batch known before the sink was read (None:
+    computed here).
 
     A total is never closed, but its writetime identifies its batch (ADR 0006), and nothing of the key came in between. Each key
     is compared as of that batch or of the newest batch known before the sink was read, whichever is later.
@@ -114,20 +117,36 @@ def running(
     by_this_generation = number.between(0, cut.planned)
     as_of = F.when(by_this_generation, F.greatest(number, F.lit(cut.seen))).otherwise(F.lit(cut.seen))
     speed = speed.withColumn("_as_of", as_of).persist(StorageLevel.MEMORY_AND_DISK)
-    pending = F.broadcast(speed.where(F.col("_as_of") > cut.batch).select(*keys))
-    account.pending = pending.count()
-    rows = records.join(F.broadcast(speed.select(*keys, "_as_of")), keys, "left")
-    rows = rows.where(F.col(batch.BATCH) <= F.coalesce(F.col("_as_of"), F.lit(cut.seen))).drop("_as_of")
-    due = settled(transform(rows).select(*keys, *values)).join(pending, keys, "left_anti")
-    sides = {"due": due, "speed": speed.where(F.col("_as_of") <= cut.batch)}
-    together = batch.matched(sides, keys, values).persist(StorageLevel.MEMORY_AND_DISK)
+    account.pending = speed.where(F.col("_as_of") > cut.batch).count()
+    if newest is None:
+        newest = settled(transform(records.where(F.col(batch.BATCH) <= cut.seen)))
+    since = speed.where(F.col("_as_of") > cut.seen)  # these keys were written while the sink was read
+    unchanged = newest.select(*keys, *values).join(F.broadcast(since.select(*keys)), keys, "left_anti")
+    since = F.broadcast(since.where(F.col("_as_of") <= cut.batch).select(*keys, "_as_of"))
+    rows = records.join(since, keys).where(F.col(batch.BATCH) <= F.col("_as_of")).drop("_as_of")
+    changed = settled(transform(rows)).select(*keys, *values).join(since, keys, "left_semi")
+    sides = {"due": unchanged.unionByName(changed), "speed": speed.where(F.col("_as_of") <= cut.batch)}
+    together = batch.matched(sides, keys, values)
+    if alive is not None:
+        together = together.join(alive.select(*keys, F.lit(True).alias("_alive")).distinct(), keys, "left")
+    together = together.persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        _count(account, together, F.lit(False))
-        differing = _judged(batch.unlike(together, "due", "speed", values, tolerance), speed, keys)
+        expected = together if alive is None else _without_expired(account, together)
+        _count(account, expected, F.lit(False))
+        differing = _judged(batch.unlike(expected, "due", "speed", values, tolerance), speed, keys)
         _describe(account, differing, records, keys, keys, values, [], F.lit(False), speed, cut, transform)
     finally:
         together.unpersist()
         speed.unpersist()
+
+
+def _without_expired(account: Account, together: DataFrame) -> DataFrame:
+    """Leave out keys that the sink lacks and whose row may have expired, and note their number."""
+    may_be_gone = F.col("_has_speed").isNull() & F.col("_alive").isNull()
+    expired = together.where(may_be_gone).count()
+    if expired:
+        account.note = f"{expired} keys are not in the table, because they were last written longer ago than its ttl"
+    return together.where(~may_be_gone)
 
 
 def joined(

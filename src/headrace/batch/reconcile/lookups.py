@@ -7,6 +7,8 @@ left out: the refresh deleted them.
 Two things limit this record. Dead letters expire: for a batch from before the first letter, the matches are unknown.
 And a deletion covers everything older, even if the key returns: a cell from before its row was entered may be gone. Such
 a cell is not due, but if the sink has a cell with its time, that is compared.
+
+In a table with a ttl a cell is due if it was certainly written less than a ttl ago.
 """
 
 from __future__ import annotations
@@ -30,13 +32,14 @@ from headrace.store.job_reports import Account, Difference
 
 def newest(
     account: Account, query: Query, sink: CassandraSink, rows: DataFrame, letters: DataFrame, speed: DataFrame,
-    sure_from: int = 0,
+    sure_from: int = 0, left_since: int = 0,
 ) -> None:  # fmt: skip
     """Compare the newest cells of each key with the sink, to the millisecond, Cassandra's precision.
 
     `rows` is the transform over the cut's records and today's table, with SOURCE, `batch.BATCH` and the query's matched
     column. `letters` are the unmatched records, from `reconcile_sinks.placed_by_id`. `sure_from` is the first batch whose
-    letters are all still there. `speed` may have ENTERED. A newer row in the sink is pending.
+    letters are all still there, `left_since` the first whose cells cannot have expired. `speed` may have ENTERED. A newer row
+    in the sink is pending.
     """
     assert query.matched is not None
     key, time = [*sink.partition_key, *sink.clustering_key], sink.writetime
@@ -59,7 +62,8 @@ def newest(
 
     sure, any_ = F.col(accounting.BATCH) >= F.lit(sure_from), F.lit(True)
     newest_cells = [newest_of(cell, name, which) for cell in columns for name, which in (("due", sure), ("may", any_))]
-    due = matched.groupBy(*key).agg(*newest_cells) if columns else matched.where(sure).select(*key).distinct()
+    left = F.col(accounting.BATCH) >= F.lit(left_since)
+    due = matched.groupBy(*key).agg(*newest_cells) if columns else matched.where(sure & left).select(*key).distinct()
     # In a time series the time is part of the key: a row exists or not, and is never newer.
     is_time = time if time in key else f"_is_{time}"
     entered = F.col(ENTERED) if ENTERED in speed.columns else F.lit(None).cast("bigint")
@@ -76,6 +80,9 @@ def newest(
         for c in columns:
             at = F.unix_micros(f"_due_{c}.at")
             is_due = F.col(f"_due_{c}").isNotNull() & (F.col(ENTERED).isNull() | (at > F.col(ENTERED)))
+            # With the cell of the time a row loses its age.
+            for cell in {c} if time in key else {c, time}:
+                is_due = is_due & (F.col(f"_due_{cell}.batch") >= F.lit(left_since))
             old = F.col("_absent") | (_milliseconds(is_time) < _milliseconds(f"_due_{c}.at"))
             wrong, fields = wrong | (is_due & old), fields | is_due
             for side in ("due", "may"):
@@ -88,7 +95,8 @@ def newest(
         account.compared = both.where(fields).count()
         unknown = both.where(~fields).count()
         if unknown:
-            account.note = f"for {unknown} keys it is no longer known which records were matched: not compared"
+            expired = "their cells may have expired by the table's ttl, or " if left_since else ""
+            account.note = f"for {unknown} keys {expired}it is no longer known which records were matched: not compared"
         account.pending = both.where(newer & ~wrong).count()
         differing = both.where(wrong)
         account.differing = differing.count()

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from types import MappingProxyType
 from typing import Any, assert_never
 
 from pyspark import StorageLevel
@@ -25,6 +25,7 @@ from headrace.batch import accounting, archive_reader, views
 from headrace.batch.archive_reader import Archive
 from headrace.batch.finite_job import Job
 from headrace.batch.reconcile import (
+    archived,
     bounds,
     kept_results,
     kinds,
@@ -33,6 +34,7 @@ from headrace.batch.reconcile import (
     retained,
     single_rows,
     sink_frames,
+    time_to_live,
     view_days,
 )
 from headrace.batch.reconcile import scope as scope_
@@ -41,10 +43,9 @@ from headrace.batch.reconcile.scope import Scope
 from headrace.contract import names
 from headrace.contract.job_files import ReconcileSpec
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Query, Sink
-from headrace.contract.platform_columns import SOURCE
-from headrace.driver import decode, lookup_keys, queries, refusals, source
+from headrace.driver import lookup_keys, queries, refusals
 from headrace.driver.queries import Transform
-from headrace.store import file_sink, generation, ledger, quarantine
+from headrace.store import file_sink, generation, ledger
 from headrace.store.checkpoint_log import newest_batch
 from headrace.store.file_sink import Directory
 from headrace.store.job_reports import Account, ReconcileReport
@@ -93,16 +94,16 @@ def run(job: Job, spec: ReconcileSpec) -> ReconcileReport:
     cuts = {query.name: cut_of(job, query, now[query.name], archives) for query in with_batches}
     scope_.widen(scope, job, wanted, {query.name: query.rows for query in with_batches}, cuts)
     since_ms, first = scope.archive_ms, scope.first
-    typed = {topic: _typed(job, topic, archives[topic], since_ms, first.get(topic, {})) for topic in topics}
+    records = {topic: archived.read(job, topic, archives[topic], since_ms, first.get(topic, {})) for topic in topics}
     steps = len(with_batches) + len(topics)
     for number, query in enumerate(with_batches):
         job.progress(number, steps, query.name)
-        accounts += list(_compare(job, query, cuts[query.name], archives, typed, scope))
+        accounts += list(_compare(job, query, cuts[query.name], archives, records, scope))
         accounts += quarantined.compare(job, query.name, cuts[query.name], archives, scope.rows_ms[query.name])
     accounts += [_unwritten(job, name, archives) for name, observed in observed_by_query.items() if observed is None]
     for number, topic in enumerate(topics):
         job.progress(len(with_batches) + number, steps, f"archive of {topic}")
-        accounts.append(_archive(job, topic, archives[topic], typed[topic], ends.get(topic, {}), scope))
+        accounts.append(_archive(job, topic, archives[topic], records[topic].typed, ends.get(topic, {}), scope))
     accounts += view_days.compare(job, wanted, archives, spec)
     at = datetime.fromtimestamp(spec.at_ms / 1000, UTC)
     for account in accounts:
@@ -152,14 +153,15 @@ def cut_of(job: Job, observed: Observed, records: Sequence[BatchRecord], archive
 
 
 def _compare(
-    job: Job, observed: Observed, cut: Cut, archives: Mapping[str, Archive], typed: Mapping[str, DataFrame],
+    job: Job, observed: Observed, cut: Cut, archives: Mapping[str, Archive], records: Mapping[str, archived.Records],
     scope: Scope,
 ) -> Iterator[Account]:  # fmt: skip
     query, spec = job.pipeline.queries[observed.name], scope.spec
     made_by = job.transforms[observed.name]
     transform = refusals.taken(made_by, job.pipeline, query)
     tolerance = Decimal(spec.tolerance)
-    sides = {topic: _placed(job, typed[topic], cut).persist(StorageLevel.MEMORY_AND_DISK) for topic in query.sources}
+    frames = {topic: archived.placed(job, records[topic], cut) for topic in query.sources}
+    sides = {topic: frame.persist(StorageLevel.MEMORY_AND_DISK) for topic, frame in frames.items()}
     (first, *_) = query.sources
     try:
         for sink in query.sinks:
@@ -175,7 +177,7 @@ def _compare(
                 account.exempt, account.note = True, "a total covers all days: not compared with a limit on days"
             elif account.kind == "running totals":
                 speed = scope_.with_age(query, sink, speed, observed.generation)
-                account = _compare_totals(job, account, query, made_by, sides[first], speed, cut, scope, archives)
+                account = _compare_totals(job, account, sink, made_by, sides[first], speed, cut, scope, archives)
             elif account.kind == "joined rows":
                 times = {topic: views.time_of(job.pipeline.sources[topic]) for topic in query.sources}
                 cassandra, late = isinstance(sink, CassandraSink), scope.late[where]
@@ -193,13 +195,6 @@ def _compare(
     finally:
         for side in sides.values():
             side.unpersist()
-
-
-def _placed(job: Job, typed: DataFrame, cut: Cut) -> DataFrame:
-    """Return the records that the cut's batches have read and not passed over."""
-    passed = quarantine.passed_by(job.root, cut.generation)
-    records = accounting.batch_of(source.without(typed, passed, f"{SOURCE}."), cut.ledger)
-    return records.where(F.col(accounting.BATCH).isNotNull())
 
 
 def _compare_rows(
@@ -230,7 +225,7 @@ def _compare_rows(
 
 
 def _compare_totals(
-    job: Job, account: Account, query: Query, transform: Transform, records: DataFrame, speed: DataFrame, cut: Cut,
+    job: Job, account: Account, sink: Sink, transform: Transform, records: DataFrame, speed: DataFrame, cut: Cut,
     scope: Scope, archives: Mapping[str, Archive],
 ) -> Account:  # fmt: skip
     """Compare running totals with those that an earlier run kept and the records since, or with all records.
@@ -238,28 +233,55 @@ def _compare_totals(
     If they differ from the kept ones all records are read, so that the account names batches and offsets. Totals that no sink
     takes are left out once all parts are added: a part of such a total may be one that a sink would take.
     """
-    earlier, tolerance = scope.totals.get(account.query), Decimal(scope.spec.tolerance)
+    query, tolerance = job.pipeline.queries[account.query], Decimal(scope.spec.tolerance)
+    earlier = scope.totals.get(account.query)
     accepted = partial(refusals.accepted, pipeline=job.pipeline, query=query)
+    alive = time_to_live.keys_left(query, sink, transform, records, cut)
     if earlier is not None:
         since = replace(account, differences=[])
         records = records.where(F.col(accounting.BATCH) > earlier.batch)
         kept = partial(kept_results.added, query, earlier.rows)
-        kinds.running(since, query, transform, records, speed, cut, tolerance, lambda due: accepted(kept(due)))
-        if not since.differing:
-            if not since.blocked:
-                due = kept(transform(records.where(F.col(accounting.BATCH) <= cut.seen)))
-                kept_results.keep_totals(job, account.query, query, due, cut)
-            return since
+        with _persisted(kept(transform(_known(records, cut)))) as newest:
+            compared = accepted(newest)
+            kinds.running(
+                since,
+                query,
+                transform,
+                records,
+                speed,
+                cut,
+                tolerance,
+                lambda due: accepted(kept(due)),
+                alive,
+                compared,
+            )
+            if not since.differing:
+                if not since.blocked:
+                    kept_results.keep_totals(job, account.query, query, newest, cut)
+                return since
         (topic,) = query.sources
-        records = _placed(job, _typed(job, topic, archives[topic]), cut)
-    kinds.running(account, query, transform, records, speed, cut, tolerance, accepted)
-    if scope.keeps and not account.differing and not account.blocked:
-        certain = records.where(F.col(accounting.BATCH) <= cut.seen)
-        half = F.col(f"{SOURCE}.offset") % 2 == 0
-        due = transform(certain)
-        if kept_results.are_sums(query, transform(certain.where(half)), transform(certain.where(~half)), due):
-            kept_results.keep_totals(job, account.query, query, due, cut)
+        records = archived.placed(job, archived.read(job, topic, archives[topic]), cut)
+    with _persisted(transform(_known(records, cut))) as newest:
+        kinds.running(account, query, transform, records, speed, cut, tolerance, accepted, alive, accepted(newest))
+        if scope.keeps and not account.differing and not account.blocked:
+            fixed = kept_results.others(query)
+            if views.are_sums(query, _known(records, cut), transform, newest, fixed):
+                kept_results.keep_totals(job, account.query, query, newest, cut)
     return account
+
+
+def _known(records: DataFrame, cut: Cut) -> DataFrame:
+    """Return the records of the batches that were known before the sink was read."""
+    return records.where(F.col(accounting.BATCH) <= cut.seen)
+
+
+@contextmanager
+def _persisted(frame: DataFrame) -> Iterator[DataFrame]:
+    frame.persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        yield frame
+    finally:
+        frame.unpersist()
 
 
 def _compare_lookups(
@@ -277,7 +299,7 @@ def _compare_lookups(
     rows = lookup_keys.guarded(transform(**{topic: records}, **dimensions), job.pipeline, query)
     placed = accounting.batch_of(rows, cut.certain).where(F.col(accounting.BATCH).isNotNull())
     unmatched = sink_frames.placed_by_id(letters, topic)
-    lookups.newest(account, query, sink, placed, unmatched, speed, sure_from)
+    lookups.newest(account, query, sink, placed, unmatched, speed, sure_from, time_to_live.left_since(sink, cut))
     every.unpersist()
 
 
@@ -317,20 +339,6 @@ def _archive(job: Job, topic: str, pinned: Archive, typed: DataFrame, ends: Mapp
     single_rows.archive(account, pinned, rows, placed, since, decoded, lost, scope.ends.get(account.query, {}))
     letters.unpersist()
     return account
-
-
-def _typed(
-    job: Job, topic: str, pinned: Archive, since_ms: int = 0, first: Mapping[int, int] = MappingProxyType({})
-) -> DataFrame:
-    """Return the accepted records with their coordinates, decoded once for all queries (see `reconcile_bounds.recent`)."""
-    if pinned.snapshot is None:
-        table = job.spark.table(names.archive_table(job.pipeline.name, topic))
-        return archive_reader.accepted(job.pipeline, topic, table, decode.USUAL)
-    used = [q for q in job.pipeline.queries.values() if topic in q.sources]
-    added = {name for query in used for name in source.added_columns(query, job.pipeline.sources[topic])}
-    rows = bounds.recent(archive_reader.records(job.spark, pinned), job.pipeline.sources[topic], since_ms, first)
-    columns = tuple(name for name in decode.ADDED_COLUMNS if name in added | {SOURCE})
-    return archive_reader.accepted(job.pipeline, topic, rows, columns).persist(StorageLevel.MEMORY_AND_DISK)
 
 
 def _ledger(job: Job, chosen: generation.Generation) -> list[BatchRecord]:

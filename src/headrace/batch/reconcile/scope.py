@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import assert_never
 
 from pyspark.sql import DataFrame
@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from headrace.batch.archive_reader import Archive
 from headrace.batch.finite_job import Job
-from headrace.batch.reconcile import bounds, kept_results, kinds, quarantined, retained, sink_frames
+from headrace.batch.reconcile import bounds, kept_results, kinds, quarantined, retained, sink_frames, time_to_live
 from headrace.batch.reconcile.bounds import Firsts
 from headrace.batch.reconcile.kept_results import DAY_MS, Days, Rows, Totals
 from headrace.batch.reconcile.kinds import Cut
@@ -108,7 +108,9 @@ def widen(
                 needed.append(0)
             else:
                 scope.totals[name] = totals
-                _widen(since, bounds.first_offsets([[r for r in cut.ledger if r["batch"] > totals.batch]], 0))
+                left = [time_to_live.left_since(s, cut) for s in query.sinks if time_to_live.left_since_ms(s)]
+                first = min([totals.batch + 1, *left])
+                _widen(since, bounds.first_offsets([[r for r in cut.ledger if r["batch"] >= first]], 0))
         elif kind == "lookups":
             needed.append(0)
     scope.archive_ms = min(needed, default=spec.at_ms) if scope.keeps else spec.since_ms
@@ -158,15 +160,19 @@ def with_age(query: Query, sink: Sink, rows: DataFrame, now: generation.Generati
 
 
 def complete_since(job: Job, sink: Sink, rows: DataFrame, since_ms: int) -> int:
-    """Return the event time from which a sink is complete: retention and ttl delete older rows."""
+    """Return the event time from which a sink is complete: retention and ttl delete rows by when they were written.
+
+    That may be before the event time, by the accepted skew.
+    """
+    skews = [source.event_time.accepted_skew for source in job.pipeline.sources.values() if source.event_time]
+    skew_ms = max(skews, default=timedelta(0)) // timedelta(milliseconds=1)
     match sink:
         case KafkaSink():
             kept = retained.since_ms(job, sink.topic, rows)
-            skews = [s.event_time.accepted_skew for s in job.pipeline.sources.values() if s.event_time]
-            return max(since_ms, kept and kept + int(max(skews).total_seconds() * 1000))
+            return max(since_ms, kept and kept + skew_ms)
         case CassandraSink():
-            gone = sink.ttl and int((time.time() - sink.ttl.total_seconds()) * 1000)
-            return max(since_ms, gone or 0)
+            left = time_to_live.left_since_ms(sink)
+            return max(since_ms, left and left + skew_ms)
         case FilesSink():
             return since_ms
         case _:

@@ -23,6 +23,7 @@ from headrace.contract.job_files import ReconcileSpec
 from headrace.contract.model import Query
 from headrace.store import view_state
 from headrace.store.job_reports import Account, Difference
+from headrace.store.view_state import ViewState
 
 KIND = "batch view"
 NEWEST, OLDER = 7, 7  # number of days that one run compares
@@ -34,7 +35,7 @@ def compare(
 ) -> list[Account]:
     """Return one account for each view of the given queries that holds any day; it counts days and reports differing rows.
 
-    A day that is stale, or has new records since the newest run of the views, is pending: the next run computes it.
+    A day that is stale or outdated, or has new records since the newest run of the views, is pending: the next run computes it.
     """
     state = view_state.read(job.root, job.pipeline.name)
     held = sorted(date.fromisoformat(day) for day in state.days)
@@ -47,8 +48,9 @@ def compare(
     moving |= {date.fromisoformat(day) for day in state.stale}
     settled = [day for day in days if day not in moving]
     accounts = [Account(name, f"view {names.batch_view_table(job.pipeline.name, name)}", KIND) for name in served]
+    chosen_days = {name: _current(job, state, name, settled) for name in served}
     for account in accounts:
-        account.pending = len(days) - len(settled)
+        account.pending = len(days) - len(chosen_days[account.query])
         if not _has_all_columns(job, account.query, served[account.query]):
             account.block(f"its table has other columns than the query. Run headrace batch views {job.pipeline.name}")
     if settled:
@@ -56,7 +58,9 @@ def compare(
         try:
             for account in (candidate for candidate in accounts if not candidate.blocked):
                 query = served[account.query]
-                _compare(account, job, query, views.inputs(job, account.query, sides), times, settled)
+                mine = chosen_days[account.query]
+                if mine:
+                    _compare(account, job, query, views.inputs(job, account.query, sides), times, mine)
         finally:
             for side in sides.values():
                 side.unpersist()
@@ -75,6 +79,12 @@ def chosen(held: Sequence[date], at_ms: int, since_ms: int) -> list[date]:
     first = at_ms // DAY_MS * OLDER
     turn = {older[(first + n) % len(older)] for n in range(OLDER)} if older else set()
     return [*sorted(turn), *newest]
+
+
+def _current(job: Job, state: ViewState, name: str, days: Sequence[date]) -> list[date]:
+    """Return the days of a view that were computed as the pipeline file says now."""
+    outdated = view_state.outdated(state, job.pipeline, name)
+    return [day for day in days if str(day) not in outdated]
 
 
 def _has_all_columns(job: Job, name: str, query: Query) -> bool:

@@ -6,6 +6,8 @@ next batch at random. It is therefore not repaired but rebuilt by a new generati
 
 Plan (reads only) -> approval (ADR 48) -> act -> reconcile again. `act` first checks that each row is still as planned. Then it
 writes one action for each primary key, reads these keys again and compares them with the values that are due.
+
+In a table with a ttl a repaired row expires when the stream's row would: a ttl after the batch that should have written it.
 """
 
 from __future__ import annotations
@@ -32,11 +34,14 @@ from headrace.operations.batch import job_runs
 from headrace.operations.clients import cassandra_session, stored_time
 from headrace.operations.deployment import Deployment
 from headrace.operations.plans import Approval, Item, Plan
+from headrace.store import ledger
 from headrace.store.job_reports import Account, Cell, Difference, ReconcileReport
+from headrace.store.paths import generation_paths
 
 MAX_ROWS = 200
 KINDS = ("windows", "joined rows")
 AHEAD_MICROS = 60_000_000  # a row whose writetime is further ahead of the clock is not repaired
+LEFT_MS = 60_000  # a row that expires sooner is not repaired: it would be gone before it is read again
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Row:
     """One action on the row of a primary key: `values` are the new values of the other columns (JSON values of the report).
 
     `present` are the values that the row has now (None: there is no row), `written` is its newest writetime, in microseconds.
+    `batch` is the batch that should have written it, `expires_ms` when that row expires (None: never).
     """
 
     query: str
@@ -52,6 +58,8 @@ class Row:
     values: Mapping[str, Cell]
     present: Mapping[str, str | None] | None = None
     written: int | None = None
+    batch: int = -1
+    expires_ms: int | None = None
 
 
 @dataclass(frozen=True)
@@ -115,10 +123,24 @@ def _rows(deployment: Deployment, described: Pipeline, run: str) -> tuple[list[R
                 refused.append(why)
             elif account.differing:
                 wanted = actions(described.queries[account.query], account.query, account.differences)
+                wanted = _expiring(deployment.root, described, account.generation, wanted)
                 rows += [_now(session, described, row) for row in wanted]
     now = _now_micros()
     refused += [_ahead(described, row) for row in rows if _is_ahead(row, now)]
-    return [row for row in rows if not _is_ahead(row, now)], refused
+    rows = [row for row in rows if not _is_ahead(row, now)]
+    refused += [_expired(row) for row in rows if _is_expired(row, now)]
+    return [row for row in rows if not _is_expired(row, now)], refused
+
+
+def _expiring(root: str, pipeline: Pipeline, number: int, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of one account with the time at which each expires; `number` is the generation that was compared."""
+    ttl = _sink(pipeline.queries[rows[0].query]).ttl if rows else None
+    if ttl is None:
+        return list(rows)
+    paths = generation_paths(root, pipeline.name, rows[0].query, number)
+    written = {record["batch"]: record["written_ms"] for record in ledger.stream(paths.ledger)}
+    ttl_ms = int(ttl.total_seconds()) * 1000
+    return [replace(r, expires_ms=written.get(r.batch, 0) + ttl_ms) if r.action == "write" else r for r in rows]
 
 
 def actions(query: Query, name: str, differences: Sequence[Difference]) -> list[Row]:
@@ -137,12 +159,14 @@ def actions(query: Query, name: str, differences: Sequence[Difference]) -> list[
             by_key.setdefault(primary_key, Row(name, "delete", key, {}))
         else:
             rest = {column: value for column, value in difference.key.items() if column not in key}
-            by_key[primary_key] = Row(name, "write", key, rest | difference.due)
+            newest = max(difference.batches, default=-1)
+            batch = newest if difference.expected_batch is None else difference.expected_batch
+            by_key[primary_key] = Row(name, "write", key, rest | difference.due, batch=batch)
     return list(by_key.values())
 
 
 def statement(pipeline: Pipeline, row: Row, now_micros: int) -> tuple[str, list[Any]]:
-    """Return the CQL of one row of a plan, and its values. Its timestamp is later than the present row's."""
+    """Return the CQL of one row of a plan, and its values. It is written later than the present row, with the rest of the ttl."""
     query = pipeline.queries[row.query]
     sink = _sink(query)
     table = quoted(*names.cassandra_table(pipeline.name, row.query, sink))
@@ -153,7 +177,8 @@ def statement(pipeline: Pipeline, row: Row, now_micros: int) -> tuple[str, list[
         return text, [_cell(query, c, v) for c, v in row.key.items()]
     cells = {**row.key, **row.values}
     columns, placeholders = ", ".join(f'"{c}"' for c in cells), ", ".join(["%s"] * len(cells))
-    ttl = f" AND TTL {int(sink.ttl.total_seconds())}" if sink.ttl else ""
+    # TTL 0 would mean never.
+    ttl = "" if row.expires_ms is None else f" AND TTL {max(1, row.expires_ms // 1000 - now_micros // 1_000_000)}"
     text = f"INSERT INTO {table} ({columns}) VALUES ({placeholders}) USING TIMESTAMP {at}{ttl}"  # noqa: S608 - quoted names
     return text, [_cell(query, c, v) for c, v in cells.items()]
 
@@ -168,9 +193,9 @@ def _item(row: Row) -> Item:
     ]
     key = ", ".join(f"{name}={value}" for name, value in row.key.items())
     written = f" (writetime {row.written})" if row.written else ""
-    return Item(
-        row.action, printable(f"{row.query} {key}"), printable(f"{', '.join(changes) or 'the row itself'}{written}")
-    )
+    expires = "" if row.expires_ms is None else f", expires {_shown_ms(row.expires_ms)}"
+    detail = f"{', '.join(changes) or 'the row itself'}{written}{expires}"
+    return Item(row.action, printable(f"{row.query} {key}"), printable(detail))
 
 
 def _queries_of(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -212,6 +237,19 @@ def _ahead(pipeline: Pipeline, row: Row) -> str:
         f"win against the next generation too; empty the table: headrace stream restart {pipeline.name} "
         f"--new-generation {row.query} --rows empty"
     )
+
+
+def _is_expired(row: Row, now_micros: int) -> bool:
+    return row.expires_ms is not None and row.expires_ms < now_micros // 1000 + LEFT_MS
+
+
+def _expired(row: Row) -> str:
+    at = _shown_ms(row.expires_ms or 0)
+    return f"{row.query}: {dict(row.key)} is no longer due: batch {row.batch} wrote it, and its ttl ends at {at}"
+
+
+def _shown_ms(milliseconds: int) -> str:
+    return f"{datetime.fromtimestamp(milliseconds // 1000, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _read(session: Session, pipeline: Pipeline, row: Row) -> tuple[dict[str, Any] | None, int | None]:

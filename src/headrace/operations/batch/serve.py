@@ -24,6 +24,7 @@ from headrace.operations.clients import cassandra_session
 from headrace.operations.deployment import Deployment
 from headrace.store import view_state
 from headrace.store.records import Json, Row
+from headrace.store.view_state import ViewState
 
 LAYER = "layer"
 
@@ -163,6 +164,7 @@ class Serving:
         """Return the query whose windows continue running totals after the horizon. Raises HeadraceError if they cannot."""
         windowed = batch_views.speed_windows(request.pipeline, request.name)
         state = view_state.read(self.deployment.root, request.pipeline.name)
+        _require_current(state, request, None, date.max)
         if state.stale:
             raise HeadraceError(
                 f"{len(state.stale)} days of the views of {request.pipeline.name} lack a column that came later. Compute "
@@ -207,10 +209,11 @@ class Serving:
             return
         first, past = since.date() if since else None, request.horizon.date()
         between = (time_column, since, request.until)
+        state = view_state.read(self.deployment.root, request.pipeline.name)
+        _require_current(state, request, first, min(past, request.until.date() + timedelta(days=1)))
         if complete or request.limit is None:
             yield serve_layers.rows_of_days(table, request.query, (first, past), request.keys, between)
             return
-        state = view_state.read(self.deployment.root, request.pipeline.name)
         end = min(past, request.until.date() + timedelta(days=1))
         days = [
             day for day in sorted(map(date.fromisoformat, state.days)) if (first is None or day >= first) and day < end
@@ -221,6 +224,18 @@ class Serving:
             place, at_once = place + at_once, at_once * 2
             span = (part[0], part[-1] + timedelta(days=1))
             yield serve_layers.rows_of_days(table, request.query, span, request.keys, between)
+
+
+def _require_current(state: ViewState, request: Request, first: date | None, past: date) -> None:
+    """Raise HeadraceError if a day in [first, past) of the view was computed before the pipeline file gave it another shape."""
+    days = map(date.fromisoformat, view_state.outdated(state, request.pipeline, request.name))
+    outdated = [day for day in days if (first is None or day >= first) and day < past]
+    if outdated:
+        why = "; ".join(view_state.changes(state, request.pipeline, request.name)) or "the pipeline file changed"
+        raise HeadraceError(
+            f"{len(outdated)} days of the view of {request.pipeline.name}.{request.name} are not as the pipeline file says now "
+            f"({why}). Compute them first: headrace batch views {request.pipeline.name}"
+        )
 
 
 @contextmanager

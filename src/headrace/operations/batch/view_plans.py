@@ -59,7 +59,8 @@ def plan(
 class ViewsStatus:
     """The views of a pipeline: tables, horizon (the first day not in them), days and their newest run.
 
-    `stale` are the days that were computed before a view got a new column. The next run computes them again.
+    `stale` are the days that were computed before a view got a new column, `outdated` (view -> days) those that were computed
+    before the pipeline file gave a view other keys, windows, joins or accepted records. The next run computes them again.
     """
 
     pipeline: str
@@ -67,13 +68,17 @@ class ViewsStatus:
     horizon: str | None
     days: dict[str, ViewDay]
     stale: tuple[str, ...]
+    outdated: dict[str, tuple[str, ...]]
 
 
 def status(root: str, pipeline: Pipeline) -> ViewsStatus:
     """Return the state of a pipeline's views."""
     state = view_state.read(root, pipeline.name)
-    tables = tuple(names.batch_view_table(pipeline.name, query) for query in batch_views.views(pipeline))
-    return ViewsStatus(pipeline.name, tables, state.horizon, state.days, state.stale)
+    served = batch_views.views(pipeline)
+    tables = tuple(names.batch_view_table(pipeline.name, query) for query in served)
+    outdated = {name: tuple(sorted(view_state.outdated(state, pipeline, name))) for name in served}
+    outdated = {name: days for name, days in outdated.items() if days}
+    return ViewsStatus(pipeline.name, tables, state.horizon, state.days, state.stale, outdated)
 
 
 def behind(report: ViewsReport) -> list[str]:
@@ -82,6 +87,15 @@ def behind(report: ViewsReport) -> list[str]:
         f"{report.pipeline}: the archive of {lag.topic}/{lag.partition} is at {lag.reached} of {lag.end}: "
         f"see headrace stream status {report.pipeline}"
         for lag in report.behind
+    ]
+
+
+def fewer(report: ViewsReport) -> list[str]:
+    """Return a text for each day that has fewer records in a report than when it was computed before."""
+    return [
+        f"{report.pipeline}: {day} has {now} records and had {then}: the archive no longer has the others, or today's contract "
+        "refuses them, so the views no longer hold them"
+        for day, (then, now) in sorted(report.fewer.items())
     ]
 
 
