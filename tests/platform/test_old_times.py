@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
 
 from headrace.batch.reconcile import sink_frames
@@ -16,9 +15,8 @@ from headrace.contract.model import CassandraSink
 from headrace.driver import complete, sinks
 from headrace.local.settings import Settings
 from headrace.operations.clients import cassandra_session, stored_time
-from headrace.operations.waiting import poll
 from headrace.store.generation import Generation
-from tests.support.generated_stage import connected
+from tests.support.generated_stage import await_known, connected
 from tests.support.sink_ends import load
 
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(900)]
@@ -75,7 +73,7 @@ def test_a_time_of_any_year_is_stored_and_compared_as_it_was_written(
         ):
             session.execute(statement, timeout=120)
         try:
-            assert poll(lambda: connector_knows(spark), 120, 0.5)
+            await_known(spark, "old_times", "kept")
             sinks.write_cassandra(frame, pipeline, "kept", sink, batch)
             stored = {row.id: row for row in session.execute("SELECT id, at, day, seen, born FROM old_times.kept")}
             wanted = {f"k{n}": (at, at.date(), at, at.date()) for n, at in enumerate(times)}
@@ -89,15 +87,6 @@ def test_a_time_of_any_year_is_stored_and_compared_as_it_was_written(
             assert frame.select("id", "at").exceptAll(keys).collect() == []
         finally:
             session.execute("DROP KEYSPACE old_times", timeout=120)
-
-
-def connector_knows(spark: SparkSession) -> bool:
-    """Return whether the connector's session, which another test may have opened, has heard of the table."""
-    try:
-        spark.read.format("org.apache.spark.sql.cassandra").options(keyspace="old_times", table="kept").load()
-    except AnalysisException:
-        return False
-    return True
 
 
 def plain(value: Any) -> Any:

@@ -14,9 +14,11 @@ from typing import cast
 
 import yaml
 from cassandra.cluster import Session
+from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
 
 from headrace.access.bindings import read_cassandra, read_kafka
+from headrace.contract import cassandra as cassandra_tables
 from headrace.contract import names
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import CassandraSink, KafkaSink
@@ -25,6 +27,7 @@ from headrace.local.settings import Settings
 from headrace.operations.clients import kafka_admin
 from headrace.operations.drivers.local import LocalLauncher
 from headrace.operations.provision.run import provision
+from headrace.operations.waiting import poll
 from headrace.store import generation, ledger, paths, spark_conf
 from headrace.store.checkpoint_log import newest_batch
 from tests.support.drivers import DEADLINE_SECONDS, Stage, sources_of
@@ -120,6 +123,19 @@ def connected(spark: SparkSession, settings: Settings) -> Iterator[None]:
         yield
 
 
+def await_known(spark: SparkSession, keyspace: str, table: str) -> None:
+    """Wait until the session's connector, which another test may have opened, has heard of a new table of Cassandra."""
+
+    def known() -> bool:
+        try:
+            spark.read.format("org.apache.spark.sql.cassandra").options(keyspace=keyspace, table=table).load()
+        except AnalysisException:
+            return False
+        return True
+
+    assert poll(known, 120, 0.5), f"the connector does not know {keyspace}.{table}"
+
+
 @contextlib.contextmanager
 def configured(spark: SparkSession, conf: Mapping[str, str]) -> Iterator[None]:
     """Give the session these settings while the block runs."""
@@ -148,6 +164,8 @@ def staged(
     path.write_text(yaml.safe_dump(generated.content, sort_keys=False, allow_unicode=True))
     pipeline = load_pipeline(path)
     provision([pipeline], settings.bindings(), settings.home / "bindings")
+    for table in cassandra_tables.tables(pipeline):
+        await_known(spark, table.keyspace, table.name)
     root = str(Path(spark.conf.get("spark.sql.catalog.lake.warehouse", "")).parent)
     assert paths.lake(root) == spark.conf.get("spark.sql.catalog.lake.warehouse", "")
     stage = Stage(settings, pipeline, cast(LocalLauncher, SimpleNamespace(root=root)))
