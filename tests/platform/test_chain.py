@@ -285,12 +285,11 @@ def test_a_chain_of_drivers_is_exact_after_both_were_killed(
 
     deployment = deployment_of(reader, project)
     accounts = reconciled(deployment, READER)
-    wanted = {
-        "newest table": len(expected.newest),
-        "best table": len(expected.best),
-        f"archive_{PAID} topic": len(messages),
-    }
-    compared = {name: (accounts[name]["status"], accounts[name]["compared"]) for name in wanted}
-    assert compared == {name: ("PASSED", count) for name, count in wanted.items()}, accounts
+    compared = {name: (account["status"], account["compared"]) for name, account in accounts.items()}
+    assert compared == {
+        "newest table": ("EXEMPT", 0),  # tables of single rows are not reconciled; the oracle has compared it
+        "best table": ("PASSED", len(expected.best)),
+        f"archive_{PAID} topic": ("PASSED", len(messages)),
+    }, accounts
     of_writer = reconciled(deployment, WRITER)
     assert {account["status"] for account in of_writer.values()} <= {"PASSED", "EXEMPT", "EMPTY"}, of_writer
