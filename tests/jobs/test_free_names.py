@@ -116,7 +116,10 @@ queries:
 """
 
 
-@pytest.mark.parametrize("draw", range(6))
+@pytest.mark.parametrize(
+    "draw",
+    [pytest.param(draw, marks=pytest.mark.long(group="outages") if draw in (1, 2, 4) else ()) for draw in range(6)],
+)
 def test_any_names_work_everywhere(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, project: Path, seed: int, draw: int
 ) -> None:
