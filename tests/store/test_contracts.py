@@ -12,7 +12,7 @@ import pytest
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import Pipeline, SourceColumn
 from headrace.driver import decode
-from headrace.store import contracts
+from headrace.store import contracts, paths, small_files
 
 
 @pytest.fixture
@@ -54,3 +54,12 @@ def test_a_noted_contract_decodes_as_the_one_that_was_noted(project: Path, tmp_p
                 assert set(then.columns) == set(now.columns)
                 assert replace(then, columns=()) == replace(now, columns=())
     assert contracts.read(str(tmp_path), "pos_sales", "unknown") is None
+
+
+def test_a_note_of_a_later_release_that_this_one_does_not_understand_is_unknown(pos: Pipeline, tmp_path: Path) -> None:
+    name = contracts.note(str(tmp_path), pos, "tumbling")
+    path = paths.contract(str(tmp_path), pos.name, name)
+    noted = small_files.read_json(path)
+    assert noted is not None
+    small_files.write_json(path, {topic: source | {"later": 1} for topic, source in noted.items()})
+    assert contracts.read(str(tmp_path), pos.name, name) is None

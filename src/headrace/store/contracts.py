@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pydantic import ValidationError
+
 from headrace.contract import fingerprint
 from headrace.contract.model import Pipeline, Source
 from headrace.store import paths, small_files
@@ -28,6 +30,14 @@ def note(root: str, pipeline: Pipeline, query: str) -> str:
 
 
 def read(root: str, pipeline: str, name: str) -> Mapping[str, Source] | None:
-    """Return topic -> source as a noted contract declared it, None if there is no such note."""
+    """Return topic -> source as a noted contract declared it.
+
+    None if there is no such note, or if a later release wrote one that this release does not understand (after a roll-back).
+    """
     noted = small_files.read_json(paths.contract(root, pipeline, name))
-    return None if noted is None else {topic: Source.model_validate(source) for topic, source in noted.items()}
+    if noted is None:
+        return None
+    try:
+        return {topic: Source.model_validate(source) for topic, source in noted.items()}
+    except ValidationError:
+        return None
