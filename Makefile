@@ -45,13 +45,13 @@ status: $(READY) ## Show all servers, drivers and queries; fails if something do
 clean: $(READY) ## Remove .headrace/ with all data (run `make down` first)
 	$(BIN)/headrace clean --yes
 
-test: $(READY) ## Run the core tests on a real Spark, Kafka, Cassandra and Airflow: at most 20 minutes on 2 cores
+test: $(READY) ## Run the core tests on a real Spark, Kafka, Cassandra and Airflow: 20 to 30 minutes on 2 cores
 	$(PYTEST) $(IN_LANES) -m "not long"
 
-test-long: $(READY) ## Run one long group of tests, at most 25 minutes: make test-long GROUP=NAME; without GROUP, list the groups
+test-long: $(READY) ## Run one long group of tests, 15 to 45 minutes: make test-long GROUP=NAME; without GROUP, list the groups
 	LANES=$(LANES) tests/long $(GROUP)
 
-test-fast: $(READY) ## Run the tests that need no Java: 1 to 2 minutes
+test-fast: $(READY) ## Run the tests that need no Java: 2 to 7 minutes
 	$(PYTEST) -n logical --dist loadfile -m "not spark and not platform and not slow and not long"
 
 test-spark: $(READY) ## Run the tests of Spark semantics and other slow tests, without servers
