@@ -19,7 +19,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from headrace.batch import accounting, views
-from headrace.batch.reconcile import kinds, lookups, single_rows, sink_frames
+from headrace.batch.reconcile import kinds, lookups, newest_cells, single_rows, sink_frames
 from headrace.contract.model import CassandraSink
 from headrace.contract.platform_columns import SOURCE
 from headrace.driver import check, refusals, sinks, source
@@ -217,7 +217,8 @@ def _compared(spark: SparkSession, pipeline: Any, folder: Path, given: Any, jobs
     assert isinstance(sink, CassandraSink)
     table = sinks.newest_cells(made.select(*query.columns), sink.partition_key, sink.writetime).select(*query.columns)
     nobody = sink_frames.placed_by_id(sent, "nothing")
-    lookups.newest(accounts["rows"], query, sink, placed_rows(made, cut), nobody, table)
+    rows = lookups.matched(query, placed_rows(made, cut), nobody)
+    newest_cells.compare(accounts["rows"], query, sink, rows, table)
     _compare_pairs(accounts["pairs"], pipeline, jobs["pairs"], {"things": placed, "others": others}, cut)
     assert {name: account.differences for name, account in accounts.items() if account.differing} == {}
     return sum(account.compared for account in accounts.values())

@@ -1,6 +1,6 @@
 """Kafka and Cassandra go away under load and come back: nothing is lost, the result is exact, and the log says why.
 
-The supervisor starts the driver again where it does not live through it.
+The supervisor starts the driver again if the outage ended it.
 """
 
 from __future__ import annotations

@@ -194,11 +194,11 @@ def test_reconciliation_and_batch_views_count_it(place: Place) -> None:
 
 def test_a_drill_of_the_batch_with_the_record_leaves_it_out_as_the_driver_did(place: Place) -> None:
     report = drill.drill(place.deployment, PIPELINE, "product_totals", place.snapshot)
-    (live,) = [record for record in place.stage.ledger("product_totals") if record["batch"] == report.batch]
-    assert live.get("quarantined") == 1, "the drilled batch is the one that has passed over the record"
+    (recorded,) = [record for record in place.stage.ledger("product_totals") if record["batch"] == report.batch]
+    assert recorded.get("quarantined") == 1, "the drilled batch is the one that has passed over the record"
     assert report.ok
     assert "rows out" in report.compared
-    assert (report.rows_in, report.rows_out) == (live["rows_in"], live["rows_out"]) == (GOOD - BEFORE + 1, 7)
+    assert (report.rows_in, report.rows_out) == (recorded["rows_in"], recorded["rows_out"]) == (GOOD - BEFORE + 1, 7)
     assert report.state_rows == 7, "poison is no group"
 
 

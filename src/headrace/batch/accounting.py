@@ -11,13 +11,15 @@ event time of each topic, so the watermark of a join can advance later than the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from decimal import Decimal
 from functools import reduce
 
 import numpy as np
 import pandas as pd
+from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import NumericType
@@ -32,6 +34,16 @@ BATCH, LATE_MARK, ROWS = "_headrace_batch", "_headrace_late_watermark_ms", "_hea
 _TAKEN = f"{BATCH} bigint, {LATE_MARK} bigint"
 
 _Ranges = dict[tuple[str, int], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
+
+
+@contextmanager
+def persisted(frame: DataFrame) -> Iterator[DataFrame]:
+    """Keep a frame in memory, or on disk where that is full, as long as the block runs."""
+    frame.persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        yield frame
+    finally:
+        frame.unpersist()
 
 
 def batch_of(records: DataFrame, ledger: Sequence[BatchRecord]) -> DataFrame:

@@ -16,12 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from headrace.access.bindings import read_kafka
-from headrace.batch import archive_reader
+from headrace.batch import accounting, archive_reader
 from headrace.batch.archive_reader import Archive
 from headrace.batch.finite_job import Job
 from headrace.contract import names
@@ -221,16 +220,13 @@ def _writing(rebuild: Rebuild, progress: Progress, records: Mapping[str, DataFra
         began = time.time_ns() // 1_000_000
         taken = _range(rebuild, progress, number)
         rows_in = progress.records if taken.offsets else 0
-        frame = refusals.judged(frame, job.pipeline, rebuild.query).persist(StorageLevel.MEMORY_AND_DISK)
-        try:
-            counts = frame.agg(F.count(F.lit(1)), F.count(refusals.REASON)).first()
+        with accounting.persisted(refusals.judged(frame, job.pipeline, rebuild.query)) as judged:
+            counts = judged.agg(F.count(F.lit(1)), F.count(refusals.REASON)).first()
             assert counts is not None
             batch = sinks.Batch(full, rebuild.made, number, taken.start, taken.end, int(counts[1]))
             quarantined = pass_over(batch)
             if counts[0]:
-                write(frame, batch)
-        finally:
-            frame.unpersist()
+                write(judged, batch)
         now = time.time_ns() // 1_000_000
         record = ledger.make_record(
             full,

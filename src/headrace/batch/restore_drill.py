@@ -1,8 +1,9 @@
 """The restore drill: proves that Spark can continue from a snapshot.
 
 In a scratch folder, it copies the snapshot's checkpoint and verifies each hash. Then the query's plan runs the batch
-after the cut, over exactly the offsets that the live log or ledger has for it. Its rows go to a scratch folder, never to a
-sink; no ledger, consumer group or live checkpoint is written. The result is compared with what the live query wrote.
+after the cut, over exactly the offsets that the log or ledger of the stream has for it. Its rows go to a scratch folder,
+never to a sink; no ledger, consumer group or checkpoint of the stream is written. The result is compared with what the
+stream wrote.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 
 from headrace.access.bindings import read_kafka
+from headrace.batch import accounting
 from headrace.batch.finite_job import Job
 from headrace.contract import names
 from headrace.contract.job_files import DrillSpec
@@ -32,7 +34,7 @@ from headrace.store.snapshot import Snapshot
 
 TIMEOUT_SECONDS = 600.0
 OFFSETS_EACH = 20_000
-"""Maximum offsets per partition if the live query has not planned the batch yet."""
+"""Maximum offsets per partition if the stream has not planned the batch yet."""
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Drill:
     spark: SparkSession
     chosen: Snapshot
     scratch: str
-    live: ledger.BatchRecord | None
+    recorded: ledger.BatchRecord | None
     outcome: DrillOutcome = field(default_factory=DrillOutcome)
 
 
@@ -101,15 +103,15 @@ def _prepare(job: Job, chosen: Snapshot, scratch: str, groups: GroupCommitter) -
         trees.copy(f"{source.checkpoint}/{path}", f"{folder}/{path}")
     old = paths.generation_paths(job.root, chosen.pipeline, chosen.query, chosen.generation)
     batch = chosen.batch + 1
-    live = ledger.record(old.ledger, batch)
+    recorded = ledger.record(old.ledger, batch)
     text = small_files.read_text(checkpoint_log.offsets_entry(old.checkpoint, batch))
-    if not text and live:
-        text = checkpoint_log.planned_entry(folder, batch, ledger.ends(live), live["watermark_ms"])
+    if not text and recorded:
+        text = checkpoint_log.planned_entry(folder, batch, ledger.ends(recorded), recorded["watermark_ms"])
     if not text:
         ends = _present_ends(folder, chosen.batch, groups)
         text = checkpoint_log.planned_entry(folder, batch, ends, checkpoint_log.next_watermark_ms(folder, chosen.batch))
     small_files.write_text(checkpoint_log.offsets_entry(folder, batch), text)
-    return Drill(job.spark, chosen, scratch, live)
+    return Drill(job.spark, chosen, scratch, recorded)
 
 
 def _present_ends(folder: str, batch: int, groups: GroupCommitter) -> Offsets:
@@ -164,19 +166,16 @@ def _keep(drill: Drill, columns: list[str]) -> Callable[[DataFrame, int], None]:
     def write(frame: DataFrame, number: int) -> None:
         if number != drill.chosen.batch + 1:
             raise HeadraceError(f"Spark ran batch {number} instead of {drill.chosen.batch + 1}.")
-        frame.persist()
-        try:
-            drill.outcome.rows_out = frame.count()
-            rows = frame.select(*columns).write.mode("overwrite")
+        with accounting.persisted(frame) as kept:
+            drill.outcome.rows_out = kept.count()
+            rows = kept.select(*columns).write.mode("overwrite")
             rows.option("timestampFormat", sinks.JSON_TIMESTAMP).json(f"{drill.scratch}/rows")
-        finally:
-            frame.unpersist()
 
     return write
 
 
 def _compare(drill: Drill, job: Job, progress: Mapping[str, Any]) -> DrillReport:
-    chosen, live = drill.chosen, drill.live
+    chosen, recorded = drill.chosen, drill.recorded
     batch = checkpoint_log.read_batch_range(f"{drill.scratch}/copy", chosen.batch + 1)
     committed = checkpoint_log.newest_batch(f"{drill.scratch}/copy")
     compared: list[str] = []
@@ -185,17 +184,17 @@ def _compare(drill: Drill, job: Job, progress: Mapping[str, Any]) -> DrillReport
     def same(what: str, ours: object, theirs: object) -> None:
         compared.append(what)
         if ours != theirs:
-            differences.append(f"{what}: {ours} here, {theirs} live")
+            differences.append(f"{what}: {ours} here, {theirs} in the stream")
 
     if committed != batch.batch:
         differences.append(f"batch {batch.batch} was not committed")
-    if live:
-        same("offsets", batch.offsets, ledger.offsets_taken(live))
-        same("watermark", batch.watermark_ms, live["watermark_ms"])
+    if recorded:
+        same("offsets", batch.offsets, ledger.offsets_taken(recorded))
+        same("watermark", batch.watermark_ms, recorded["watermark_ms"])
         declared = job.pipeline.queries.get(chosen.query)
-        # a dimension's rows may have changed since the live batch joined it
+        # a dimension's rows may have changed since the stream joined it
         if not (declared and declared.dimensions):
-            same("rows out", drill.outcome.rows_out, live["rows_out"])
+            same("rows out", drill.outcome.rows_out, recorded["rows_out"])
         if declared and any(isinstance(sink, FilesSink) for sink in declared.sinks):
             differing = _differing_lines(drill, job.root)
             if differing is not None:
@@ -217,7 +216,7 @@ def _compare(drill: Drill, job: Job, progress: Mapping[str, Any]) -> DrillReport
 
 
 def _differing_lines(drill: Drill, root: str) -> int | None:
-    """Return how many lines differ from the live directory of this batch; None if it has no separate one."""
+    """Return how many lines differ from the stream's directory of this batch; None if it has no separate one."""
     number, batch = drill.chosen.generation, drill.chosen.batch + 1
     if (
         generation.read(paths.generation_paths(root, drill.chosen.pipeline, drill.chosen.query, number).manifest)

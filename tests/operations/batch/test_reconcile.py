@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from headrace.batch import archive_reader
-from headrace.batch.reconcile import kept_results, kinds, lookups, single_rows
+from headrace.batch.reconcile import kept_results, kinds, lookups, newest_cells, single_rows
 from headrace.batch.reconcile.kinds import Cut
 from headrace.contract import names
 from headrace.contract.load import load_pipeline
@@ -203,7 +203,7 @@ def test_a_projection_is_compared_record_by_record_and_a_repeat_is_no_difference
     query = web.queries["topic"]
     ddl = "city string, domain string, event string, headrace_source struct<topic:string,partition:int,offset:bigint>"
     given = spark.createDataFrame([("X", "d", f"e{n}", ("q", 0, n)) for n in range(6)], ddl)
-    ledger = [taken(0, 0, 2, topic="q"), taken(1, 2, 6, topic="q")]
+    ledger = [taken(0, 0, 2, topic="quickstart"), taken(1, 2, 6, topic="quickstart")]
 
     def sent(rows: Sequence[tuple[int, str]]) -> DataFrame:
         values = [
@@ -344,7 +344,9 @@ def test_a_joined_row_must_have_the_newest_cells_of_all_rows_that_matched(spark:
 
     def compared(*table: tuple[Any, ...]) -> Account:
         account = Account("last_login", "table", "lookups")
-        lookups.newest(account, query, sink, rows, letters, spark.createDataFrame(list(table), columns))
+        newest_cells.compare(
+            account, query, sink, lookups.matched(query, rows, letters), spark.createDataFrame(list(table), columns)
+        )
         return account
 
     good = [("u1", NOON + MINUTE, "web"), ("u2", NOON, "ios"), ("u3", None, None)]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from headrace.batch.reconcile import bounds, kinds, lookups
+from headrace.batch.reconcile import bounds, kinds, lookups, newest_cells
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import CassandraSink
 from headrace.store.file_sink import Directory
@@ -47,16 +47,56 @@ def test_a_login_that_no_letter_explains_any_more_is_no_difference(spark: SparkS
         ]
         speed = spark.createDataFrame(table, f"{columns}, _entered bigint")
         account = Account("last_login", "table", "lookups")
-        lookups.newest(account, query, sink, rows, letters, speed, sure_from=1)
+        newest_cells.compare(account, query, sink, lookups.matched(query, rows, letters), speed, sure_from=1)
         return account
 
     even = compared("ios", (NOON + MINUTE, "web"))
     assert (even.differences, even.compared) == ([], 2)
-    assert "for 2 keys it is no longer known" in even.note
+    assert "2 keys are not compared: it is no longer known" in even.note
     assert [difference.key for difference in compared("web", (NOON + MINUTE, "web")).differences] == [
         {"login_id": "u2"}
     ]
     assert [difference.key for difference in compared("ios", (None, None)).differences] == [{"login_id": "u6"}]
+
+
+def test_a_table_of_single_rows_must_have_the_newest_cells_of_all_records(spark: SparkSession, project: Path) -> None:
+    """A row is due whatever came before it; null overwrites nothing, and a row that another writer changed is found."""
+    pipeline = load_pipeline(project / "pipelines" / "user_logins.yaml")
+    query = pipeline.queries["last_login"].model_copy(update={"matched": None, "dimensions": []})
+    (sink,) = query.sinks
+    assert isinstance(sink, CassandraSink)
+    columns = "login_id string, last_login timestamp, last_device string"
+    made = [
+        ("u1", NOON, "web", ("logins", 0, 0), 0),
+        ("u1", NOON + MINUTE, None, ("logins", 0, 1), 1),
+        ("u2", NOON, "ios", ("logins", 1, 7), 1),
+        ("u3", NOON, None, ("logins", 0, 2), 1),
+    ]
+    source = "headrace_source struct<topic:string,partition:int,offset:bigint>"
+    rows = spark.createDataFrame(made, f"{columns}, {source}, _headrace_batch bigint")
+
+    def compared(*table: tuple[Any, ...]) -> Account:
+        account = Account("last_login", "table", "rows")
+        newest_cells.compare(account, query, sink, rows, spark.createDataFrame(list(table), columns))
+        account.judge()
+        return account
+
+    even = ("u1", NOON + MINUTE, "web"), ("u2", NOON, "ios"), ("u3", NOON, None)
+    good = compared(*even)
+    assert (good.status, good.compared, good.pending, good.note) == ("PASSED", 3, 0, "")
+    later = compared(even[0], ("u2", NOON + MINUTE, "web"), even[2])
+    assert (later.status, later.pending) == ("PASSED", 1), "a record behind the cut wrote it"
+    for changed, number in (
+        (("u2", NOON, "web"), 7),
+        (("u2", NOON - MINUTE, "ios"), 7),
+        (("u1", NOON, "web"), 1),
+    ):
+        kept = [row for row in even if row[0] != changed[0]]
+        (difference,) = compared(changed, *kept).differences
+        assert (difference.what, difference.key) == ("differs", {"login_id": changed[0]})
+        assert number in {offset for span in difference.offsets.values() for offset in span}
+        (missing,) = compared(*kept).differences
+        assert (missing.what, missing.key) == ("missing in the sink", {"login_id": changed[0]})
 
 
 def test_a_reconciliation_of_the_last_days_reads_the_records_that_its_windows_and_batches_are_made_of(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from headrace.batch.reconcile import kinds, lookups, scope, time_to_live
+from headrace.batch.reconcile import kinds, lookups, newest_cells, scope, time_to_live
 from headrace.batch.reconcile.kinds import Cut
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import CassandraSink, Pipeline, Query
@@ -97,12 +97,12 @@ def test_cells_that_may_have_expired_are_not_due_and_younger_ones_are(spark: Spa
         table = spark.createDataFrame([(key, *row) for key, row in (gone | cells).items()], columns)
         account = Account("last_login", "table", "lookups")
         left = time_to_live.left_since(sink, then)
-        lookups.newest(account, query, sink, rows, letters, table, left_since=left)
+        newest_cells.compare(account, query, sink, lookups.matched(query, rows, letters), table, left_since=left)
         return account
 
     night = compared(young=(NOON, "web"))
     assert (night.differing, night.compared) == (0, 1)
-    assert "for 2 keys their cells may have expired by the table's ttl" in night.note
+    assert "2 keys are not compared: their cells may have expired by the table's ttl" in night.note
     assert [difference.key for difference in compared().differences] == [{"login_id": "young"}]
     wrong = compared(young=(NOON, "web"), old=(NOON, "ios"))
     assert [difference.key for difference in wrong.differences] == [{"login_id": "old"}]

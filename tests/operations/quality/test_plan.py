@@ -141,7 +141,7 @@ def test_finished_batches_are_those_since_the_last_check_the_oldest_first_and_th
     assert finished_batches(1, []).kind == "nothing"
     assert batches_of(records, since_ms=9_000).first == 9
     large = [_record(0, rows_out=10**9), _record(1)]
-    assert batches_of(large).last == 0, "one batch is taken whole"
+    assert batches_of(large).last == 0, "a step takes at least one complete batch"
     monkeypatch.setattr(bounds, "CHECK_BATCHES", 3)
     assert finished_batches(1, [_record(batch, rows_out=0) for batch in range(5)]).left["batches"] == 2
 

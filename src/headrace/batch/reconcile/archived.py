@@ -88,7 +88,7 @@ def _decoded(records: Records, contract: Source, ledger: Sequence[BatchRecord]) 
 
     A query that reads a column which has changed its type since begins a new generation, so no other reads it.
     """
-    first, past = _span(records.topic, ledger)
+    first, past = bounds.span(ledger, records.topic)
     rows = archive_reader.beyond(archive_reader.before(records.raw, past), first).where("reason IS NULL")
     decoded = source.accepted(rows, contract, records.added)
     types = {field.name: field.dataType for field in decoded.schema}
@@ -100,14 +100,3 @@ def _decoded(records: Records, contract: Source, ledger: Sequence[BatchRecord]) 
             for field in records.typed.schema
         )
     )
-
-
-def _span(topic: str, ledger: Sequence[BatchRecord]) -> tuple[dict[str, int], dict[str, int]]:
-    """Return partition -> first offset and partition -> end of the batches."""
-    first: dict[str, int] = {}
-    past: dict[str, int] = {}
-    for record in ledger:
-        for partition, (start, end) in record["offsets"].get(topic, {}).items():
-            first[partition] = min(start, first.get(partition, start))
-            past[partition] = max(end, past.get(partition, end))
-    return first, past

@@ -36,6 +36,17 @@ def first_offsets(ledgers: Iterable[Sequence[BatchRecord]], since_ms: int) -> Fi
     return firsts
 
 
+def span(ledger: Sequence[BatchRecord], topic: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Return partition -> first offset and partition -> end of a topic in some batches."""
+    first: dict[str, int] = {}
+    past: dict[str, int] = {}
+    for record in ledger:
+        for partition, (start, end) in record["offsets"].get(topic, {}).items():
+            first[partition] = min(start, first.get(partition, start))
+            past[partition] = max(end, past.get(partition, end))
+    return first, past
+
+
 def recent(rows: DataFrame, source: Source, since_ms: int, first: Mapping[int, int]) -> DataFrame:
     """Return the archive's rows that matter since a time: by event time, or because a batch since then read them.
 

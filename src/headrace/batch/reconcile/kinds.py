@@ -13,7 +13,6 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 from pyspark.sql.types import TimestampType
@@ -77,8 +76,7 @@ def windows(
         "speed": speed.where(inside),
         "late": batch.late_windows(rows, window, transform).where(inside),
     }
-    together = batch.matched(sides, keys, values).persist(StorageLevel.MEMORY_AND_DISK)
-    try:
+    with batch.persisted(batch.matched(sides, keys, values)) as together:
         _count(account, together, F.col("_has_late"))
         differing = _judged(batch.unlike(together, "due", "speed", values, tolerance), speed, keys)
         reach = [F.unix_micros(window.column) >= F.unix_micros(batch_views.WINDOW_START)]
@@ -87,8 +85,6 @@ def windows(
         _describe(
             account, differing, records, query.aggregate.keys, keys, values, reach, is_late, speed, cut, transform
         )
-    finally:
-        together.unpersist()
 
 
 def running(
@@ -116,28 +112,24 @@ def running(
     number = F.col(WRITTEN) - F.lit(cut.generation.started_micros)
     by_this_generation = number.between(0, cut.planned)
     as_of = F.when(by_this_generation, F.greatest(number, F.lit(cut.seen))).otherwise(F.lit(cut.seen))
-    speed = speed.withColumn("_as_of", as_of).persist(StorageLevel.MEMORY_AND_DISK)
-    account.pending = speed.where(F.col("_as_of") > cut.batch).count()
-    if newest is None:
-        newest = settled(transform(records.where(F.col(batch.BATCH) <= cut.seen)))
-    since = speed.where(F.col("_as_of") > cut.seen)  # these keys were written while the sink was read
-    unchanged = newest.select(*keys, *values).join(F.broadcast(since.select(*keys)), keys, "left_anti")
-    since = F.broadcast(since.where(F.col("_as_of") <= cut.batch).select(*keys, "_as_of"))
-    rows = records.join(since, keys).where(F.col(batch.BATCH) <= F.col("_as_of")).drop("_as_of")
-    changed = settled(transform(rows)).select(*keys, *values).join(since, keys, "left_semi")
-    sides = {"due": unchanged.unionByName(changed), "speed": speed.where(F.col("_as_of") <= cut.batch)}
-    together = batch.matched(sides, keys, values)
-    if alive is not None:
-        together = together.join(alive.select(*keys, F.lit(True).alias("_alive")).distinct(), keys, "left")
-    together = together.persist(StorageLevel.MEMORY_AND_DISK)
-    try:
-        expected = together if alive is None else _without_expired(account, together)
-        _count(account, expected, F.lit(False))
-        differing = _judged(batch.unlike(expected, "due", "speed", values, tolerance), speed, keys)
-        _describe(account, differing, records, keys, keys, values, [], F.lit(False), speed, cut, transform)
-    finally:
-        together.unpersist()
-        speed.unpersist()
+    with batch.persisted(speed.withColumn("_as_of", as_of)) as speed:
+        account.pending = speed.where(F.col("_as_of") > cut.batch).count()
+        if newest is None:
+            newest = settled(transform(records.where(F.col(batch.BATCH) <= cut.seen)))
+        since = speed.where(F.col("_as_of") > cut.seen)  # these keys were written while the sink was read
+        unchanged = newest.select(*keys, *values).join(F.broadcast(since.select(*keys)), keys, "left_anti")
+        since = F.broadcast(since.where(F.col("_as_of") <= cut.batch).select(*keys, "_as_of"))
+        rows = records.join(since, keys).where(F.col(batch.BATCH) <= F.col("_as_of")).drop("_as_of")
+        changed = settled(transform(rows)).select(*keys, *values).join(since, keys, "left_semi")
+        sides = {"due": unchanged.unionByName(changed), "speed": speed.where(F.col("_as_of") <= cut.batch)}
+        together = batch.matched(sides, keys, values)
+        if alive is not None:
+            together = together.join(alive.select(*keys, F.lit(True).alias("_alive")).distinct(), keys, "left")
+        with batch.persisted(together) as kept:
+            expected = kept if alive is None else _without_expired(account, kept)
+            _count(account, expected, F.lit(False))
+            differing = _judged(batch.unlike(expected, "due", "speed", values, tolerance), speed, keys)
+            _describe(account, differing, records, keys, keys, values, [], F.lit(False), speed, cut, transform)
 
 
 def _without_expired(account: Account, together: DataFrame) -> DataFrame:
@@ -178,10 +170,12 @@ def joined(
         if OLD in speed.columns
         else speed
     )
-    together = batch.side_by_side(due, rows(current), late, columns, [batch.ROWS]).persist(StorageLevel.MEMORY_AND_DISK)
-    try:
+    sides_of_each = batch.side_by_side(due, rows(current), late, columns, [batch.ROWS])
+    with (
+        batch.persisted(sides_of_each) as together,
+        batch.persisted(batch.differing(together, [batch.ROWS])) as differing,
+    ):
         _count(account, together, F.col(f"_late_{batch.ROWS}") != 0)
-        differing = batch.differing(together, [batch.ROWS]).persist(StorageLevel.MEMORY_AND_DISK)
         keys = differing.select(*key).distinct()
         account.differing = keys.count()
         top = [tuple(row) for row in keys.orderBy(*key).limit(KEEP).collect()]
@@ -189,10 +183,7 @@ def joined(
         named = F.broadcast(differing.sparkSession.createDataFrame(top, keys.schema))
         same = [differing[name].eqNullSafe(named[name]) for name in key]
         account.differences += joined_differences(differing.join(named, same, "left_semi").collect(), key, columns)
-        differing.unpersist()
         _place_joined(account, query, sides, columns)
-    finally:
-        together.unpersist()
 
 
 def _judged(differing: DataFrame, speed: DataFrame, keys: Sequence[str]) -> DataFrame:

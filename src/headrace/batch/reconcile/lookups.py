@@ -1,124 +1,52 @@
-"""The identity of rows that are looked up in a table and written back by event time: the newest known cells of each key.
+"""The rows that are looked up in a table and written back by event time: the newest known cells of each key.
 
 The table's past content is gone, but the misses are on record: an unmatched record is a dead letter. All other accepted
-records were matched, so each of their cells, or a newer one, is in the sink. Keys that are no longer in the table are
-left out: the refresh deleted them.
+records were matched. Keys that are no longer in the table are left out: the refresh deleted them.
 
 Two things limit this record. Dead letters expire: for a batch from before the first letter, the matches are unknown.
 And a deletion covers everything older, even if the key returns: a cell from before its row was entered may be gone. Such
 a cell is not due, but if the sink has a cell with its time, that is compared.
-
-In a table with a ttl a cell is due if it was certainly written less than a ttl ago.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from pyspark import StorageLevel
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import TimestampType
 
 from headrace.batch import accounting
-from headrace.batch.reconcile.kinds import KEEP, cells, placed
-from headrace.batch.reconcile.sink_frames import ENTERED, OFFSET, PARTITION
+from headrace.batch.finite_job import Job
+from headrace.batch.reconcile import newest_cells, retained, sink_frames, time_to_live
+from headrace.batch.reconcile.kinds import Cut
+from headrace.batch.reconcile.sink_frames import OFFSET, PARTITION
+from headrace.contract import names
 from headrace.contract.model import CassandraSink, Query
 from headrace.contract.platform_columns import SOURCE
-from headrace.driver import sinks
-from headrace.store.job_reports import Account, Difference
+from headrace.driver import lookup_keys, queries, refusals
+from headrace.store.job_reports import Account
 
 
-def newest(
-    account: Account, query: Query, sink: CassandraSink, rows: DataFrame, letters: DataFrame, speed: DataFrame,
-    sure_from: int = 0, left_since: int = 0,
-) -> None:  # fmt: skip
-    """Compare the newest cells of each key with the sink, to the millisecond, Cassandra's precision.
+def compare(
+    job: Job, query: Query, sink: CassandraSink, account: Account, records: DataFrame, speed: DataFrame, cut: Cut
+) -> None:
+    """Compare a query's table with the rows over the cut's records and today's dimensions; `records` are of its topic."""
+    (topic,) = query.sources
+    letters_topic = names.dead_letter_topic(topic)
+    with accounting.persisted(sink_frames.topic(job, letters_topic)) as every:
+        every.count()
+        since = retained.since_ms(job, letters_topic, every)
+        sure_from = max((record["batch"] + 1 for record in cut.certain if record["began_ms"] < since), default=0)
+        letters = every.where(F.col("_query") == names.query_name(job.pipeline.name, account.query))
+        dimensions = queries.dimension_frames(job.spark, job.pipeline, query)
+        transform = refusals.taken(job.transforms[account.query], job.pipeline, query)
+        made = lookup_keys.guarded(transform(**{topic: records}, **dimensions), job.pipeline, query)
+        rows = accounting.batch_of(made, cut.certain).where(F.col(accounting.BATCH).isNotNull())
+        rows = matched(query, rows, sink_frames.placed_by_id(letters, topic))
+        newest_cells.compare(account, query, sink, rows, speed, sure_from, time_to_live.left_since(sink, cut))
 
-    `rows` is the transform over the cut's records and today's table, with SOURCE, `batch.BATCH` and the query's matched
-    column. `letters` are the unmatched records, from `reconcile_sinks.placed_by_id`. `sure_from` is the first batch whose
-    letters are all still there, `left_since` the first whose cells cannot have expired. `speed` may have ENTERED. A newer row
-    in the sink is pending.
-    """
+
+def matched(query: Query, rows: DataFrame, letters: DataFrame) -> DataFrame:
+    """Return the rows (with SOURCE) that match today and of which no letter, from `sink_frames.placed_by_id`, says otherwise."""
     assert query.matched is not None
-    key, time = [*sink.partition_key, *sink.clustering_key], sink.writetime
-    columns = [name for name in query.columns if name not in key]
-    for name in key:  # Cassandra stores milliseconds, in keys too
-        if isinstance(rows.schema[name].dataType, TimestampType):
-            rows = rows.withColumn(name, F.date_trunc("millisecond", name))
     unmatched = letters.select(PARTITION, OFFSET).distinct()
     at = (F.col(f"{SOURCE}.partition") == F.col(PARTITION)) & (F.col(f"{SOURCE}.offset") == F.col(OFFSET))
-    matched = rows.where(F.col(query.matched)).join(unmatched, at, "left_anti")
-
-    def newest_of(cell: str, name: str, taken: Column) -> Column:
-        fields = (
-            F.col(time).alias("at"),
-            *sinks.cell_order(matched, cell),
-            F.col(accounting.BATCH).alias("batch"),
-            F.col(SOURCE),
-        )
-        return F.max(F.when(F.col(cell).isNotNull() & taken, F.struct(*fields))).alias(f"_{name}_{cell}")
-
-    sure, any_ = F.col(accounting.BATCH) >= F.lit(sure_from), F.lit(True)
-    newest_cells = [newest_of(cell, name, which) for cell in columns for name, which in (("due", sure), ("may", any_))]
-    left = F.col(accounting.BATCH) >= F.lit(left_since)
-    due = matched.groupBy(*key).agg(*newest_cells) if columns else matched.where(sure & left).select(*key).distinct()
-    # In a time series the time is part of the key: a row exists or not, and is never newer.
-    is_time = time if time in key else f"_is_{time}"
-    entered = F.col(ENTERED) if ENTERED in speed.columns else F.lit(None).cast("bigint")
-    present = speed.select(
-        *key, F.lit(True).alias("_there"), entered.alias(ENTERED), *(F.col(c).alias(f"_is_{c}") for c in columns)
-    )
-    both = due.join(present, key, "left")
-    absent = F.col("_there" if time in key else is_time).isNull()
-    both = both.withColumn("_absent", absent).persist(StorageLevel.MEMORY_AND_DISK)
-    try:
-        newer = F.lit(False) if time in key else _milliseconds(is_time) > _milliseconds(f"_due_{time}.at")
-        # A table with key columns only: a row exists or not.
-        wrong, fields = (F.col("_absent"), F.lit(True)) if not columns else (F.lit(False), F.lit(False))
-        for c in columns:
-            at = F.unix_micros(f"_due_{c}.at")
-            is_due = F.col(f"_due_{c}").isNotNull() & (F.col(ENTERED).isNull() | (at > F.col(ENTERED)))
-            # With the cell of the time a row loses its age.
-            for cell in {c} if time in key else {c, time}:
-                is_due = is_due & (F.col(f"_due_{cell}.batch") >= F.lit(left_since))
-            old = F.col("_absent") | (_milliseconds(is_time) < _milliseconds(f"_due_{c}.at"))
-            wrong, fields = wrong | (is_due & old), fields | is_due
-            for side in ("due", "may"):
-                is_, value = F.col(f"_is_{c}"), F.col(f"_{side}_{c}.value")
-                if isinstance(speed.schema[c].dataType, TimestampType):
-                    is_, value = _milliseconds(f"_is_{c}"), _milliseconds(f"_{side}_{c}.value")
-                same = F.coalesce(_milliseconds(is_time) == _milliseconds(f"_{side}_{c}.at"), F.lit(False))
-                wrong, fields = wrong | (same & ~value.eqNullSafe(is_)), fields | same
-        wrong, fields = F.coalesce(wrong, F.lit(False)), F.coalesce(fields, F.lit(False))
-        account.compared = both.where(fields).count()
-        unknown = both.where(~fields).count()
-        if unknown:
-            expired = "their cells may have expired by the table's ttl, or " if left_since else ""
-            account.note = f"for {unknown} keys {expired}it is no longer known which records were matched: not compared"
-        account.pending = both.where(newer & ~wrong).count()
-        differing = both.where(wrong)
-        account.differing = differing.count()
-        for row in differing.orderBy(*key).limit(KEEP).collect():
-            account.differences.append(_difference(row.asDict(recursive=True), key, columns))
-    finally:
-        both.unpersist()
-
-
-def _difference(row: Mapping[str, Any], key: Sequence[str], names: Sequence[str]) -> Difference:
-    newest = {name: row[f"_due_{name}"] or row[f"_may_{name}"] for name in names}
-    difference = Difference(
-        "missing in the sink" if row["_absent"] else "differs",
-        cells((name, row[name]) for name in key),
-        due=cells((name, cell and cell["value"]) for name, cell in newest.items()),
-        speed=cells((name, row[f"_is_{name}"]) for name in names),
-    )
-    for cell in filter(None, newest.values()):
-        source = cell[SOURCE]
-        difference = placed(difference, source["topic"], source["partition"], (source["offset"],) * 2, [cell["batch"]])
-    return difference
-
-
-def _milliseconds(name: str) -> Column:
-    return F.unix_millis(F.col(name))
+    return rows.where(F.col(query.matched)).join(unmatched, at, "left_anti")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from pyspark import StorageLevel
 from pyspark.sql import functions as F
 
 from headrace.batch import accounting, archive_reader
@@ -29,25 +28,25 @@ def compare(job: Job, query: str, cut: Cut, archives: Mapping[str, Archive], sin
         entries = [entry for entry in passed if entry.topic == topic]
         letters_topic = names.dead_letter_topic(topic)
         account = Account(query, f"topic {letters_topic}", KIND, cut.generation.number, cut.batch)
-        all_letters = sink_frames.topic(job, letters_topic).persist(StorageLevel.MEMORY_AND_DISK)
-        all_letters.count()
-        since = max(since_ms, retained.since_ms(job, letters_topic, all_letters))
-        passed_over = (F.col("_query") == names.query_name(job.pipeline.name, query)) & F.col("_reason").startswith(
-            f"{refusals.QUARANTINED}:"
-        )
-        letters = sink_frames.placed_by_id(all_letters.where(passed_over), topic)
-        rows = archive_reader.records(job.spark, archives[topic]).where(source.among(entries))
-        rows = accounting.batch_of(rows.withColumn(SOURCE, F.struct(*archive_reader.COORDINATES)), cut.certain)
-        taken = rows.where(F.col(accounting.BATCH).isNotNull() & (F.unix_millis("timestamp") >= since))
-        refused = taken.select(F.col("partition").alias(PARTITION), F.col("offset").alias(OFFSET), "key", "value")
-        account.compared = refused.count()
-        account.note = (
-            f"{account.compared} records are in the quarantine: headrace dead-letters quarantine {job.pipeline.name}"
-        )
-        # Letters of batches beyond the cut, and of lines of generations that passed over other offsets.
-        past = {number: end for number, (_, end) in cut.certain[-1]["offsets"].get(topic, {}).items()}
-        placed = letters.withColumn("topic", F.lit(topic)).withColumn("partition", F.col(PARTITION))
-        placed = archive_reader.before(placed.withColumn("offset", F.col(OFFSET)).where(source.among(entries)), past)
-        single_rows.lettered(account, topic, refused, placed, since, "not in the quarantine")
-        all_letters.unpersist()
+        with accounting.persisted(sink_frames.topic(job, letters_topic)) as all_letters:
+            all_letters.count()
+            since = max(since_ms, retained.since_ms(job, letters_topic, all_letters))
+            passed_over = (F.col("_query") == names.query_name(job.pipeline.name, query)) & F.col("_reason").startswith(
+                f"{refusals.QUARANTINED}:"
+            )
+            letters = sink_frames.placed_by_id(all_letters.where(passed_over), topic)
+            rows = archive_reader.records(job.spark, archives[topic]).where(source.among(entries))
+            rows = accounting.batch_of(rows.withColumn(SOURCE, F.struct(*archive_reader.COORDINATES)), cut.certain)
+            taken = rows.where(F.col(accounting.BATCH).isNotNull() & (F.unix_millis("timestamp") >= since))
+            refused = taken.select(F.col("partition").alias(PARTITION), F.col("offset").alias(OFFSET), "key", "value")
+            account.compared = refused.count()
+            command = f"headrace dead-letters quarantine {job.pipeline.name}"
+            account.note = f"{account.compared} records are in the quarantine: {command}"
+            # Letters of batches beyond the cut, and of lines of generations that passed over other offsets.
+            past = {number: end for number, (_, end) in cut.certain[-1]["offsets"].get(topic, {}).items()}
+            placed = letters.withColumn("topic", F.lit(topic)).withColumn("partition", F.col(PARTITION))
+            placed = archive_reader.before(
+                placed.withColumn("offset", F.col(OFFSET)).where(source.among(entries)), past
+            )
+            single_rows.lettered(account, topic, refused, placed, since, "not in the quarantine")
         yield account

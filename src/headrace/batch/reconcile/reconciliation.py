@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -30,6 +30,7 @@ from headrace.batch.reconcile import (
     kept_results,
     kinds,
     lookups,
+    newest_cells,
     quarantined,
     retained,
     single_rows,
@@ -38,12 +39,13 @@ from headrace.batch.reconcile import (
     view_days,
 )
 from headrace.batch.reconcile import scope as scope_
+from headrace.batch.reconcile.kept_results import Totals
 from headrace.batch.reconcile.kinds import Cut
 from headrace.batch.reconcile.scope import Scope
 from headrace.contract import names
 from headrace.contract.job_files import ReconcileSpec
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Query, Sink
-from headrace.driver import lookup_keys, queries, refusals
+from headrace.driver import refusals
 from headrace.driver.queries import Transform
 from headrace.store import file_sink, generation, ledger
 from headrace.store.checkpoint_log import newest_batch
@@ -160,10 +162,12 @@ def _compare(
     made_by = job.transforms[observed.name]
     transform = refusals.taken(made_by, job.pipeline, query)
     tolerance = Decimal(spec.tolerance)
-    frames = {topic: archived.placed(job, records[topic], cut) for topic in query.sources}
-    sides = {topic: frame.persist(StorageLevel.MEMORY_AND_DISK) for topic, frame in frames.items()}
     (first, *_) = query.sources
-    try:
+    with ExitStack() as stack:
+        sides = {
+            topic: stack.enter_context(accounting.persisted(archived.placed(job, records[topic], cut)))
+            for topic in query.sources
+        }
         for sink in query.sinks:
             where = sink_frames.sink_name(job, observed.name, sink)
             account = Account(observed.name, where, scope_.kind_of(query), observed.generation.number, cut.batch)
@@ -187,14 +191,11 @@ def _compare(
                 made = transform(sides[first])
                 _compare_rows(job, query, sink, account, made, observed, cut, scope.rows_ms[observed.name])
             elif account.kind == "lookups" and isinstance(sink, CassandraSink) and sink.writetime != "batch":
-                _compare_lookups(job, query, sink, account, sides[first], speed, cut)
+                lookups.compare(job, query, sink, account, sides[first], speed, cut)
             else:
                 account.exempt = True
                 account.note = f"{account.kind} keep no past state to compare with: not compared"
             yield account
-    finally:
-        for side in sides.values():
-            side.unpersist()
 
 
 def _compare_rows(
@@ -218,8 +219,11 @@ def _compare_rows(
             else:
                 account.note = "no batch of that time"
         case CassandraSink():
-            account.exempt = True
-            account.note = "tables of single rows cannot be reconciled yet: not compared"
+            placed = accounting.batch_of(made, _kept(cut.certain, since_ms)).where(F.col(accounting.BATCH).isNotNull())
+            left = time_to_live.left_since(sink, cut)
+            newest_cells.compare(account, query, sink, placed, speed, left_since=left)
+            if since_ms:  # an earlier batch may have written the newer row
+                account.pending = 0
         case _:
             assert_never(sink)
 
@@ -234,73 +238,34 @@ def _compare_totals(
     takes are left out once all parts are added: a part of such a total may be one that a sink would take.
     """
     query, tolerance = job.pipeline.queries[account.query], Decimal(scope.spec.tolerance)
-    earlier = scope.totals.get(account.query)
     accepted = partial(refusals.accepted, pipeline=job.pipeline, query=query)
     alive = time_to_live.keys_left(query, sink, transform, records, cut)
-    if earlier is not None:
-        since = replace(account, differences=[])
-        records = records.where(F.col(accounting.BATCH) > earlier.batch)
-        kept = partial(kept_results.added, query, earlier.rows)
-        with _persisted(kept(transform(_known(records, cut)))) as newest:
-            compared = accepted(newest)
+
+    def compared(account: Account, records: DataFrame, before: Totals | None) -> Account:
+        def settled(due: DataFrame) -> DataFrame:
+            return kept_results.added(query, before.rows, due) if before else due
+
+        known = records.where(F.col(accounting.BATCH) <= cut.seen)
+        with accounting.persisted(settled(transform(known))) as newest:
             kinds.running(
-                since,
-                query,
-                transform,
-                records,
-                speed,
-                cut,
-                tolerance,
-                lambda due: accepted(kept(due)),
-                alive,
-                compared,
-            )
-            if not since.differing:
-                if not since.blocked:
-                    kept_results.keep_totals(job, account.query, query, newest, cut)
-                return since
+                account, query, transform, records, speed, cut, tolerance, lambda due: accepted(settled(due)), alive,
+                accepted(newest),
+            )  # fmt: skip
+            equal = not account.differing and not account.blocked
+            others = kept_results.others(query)
+            if scope.keeps and equal and (before or views.are_sums(query, known, transform, newest, others)):
+                kept_results.keep_totals(job, account.query, query, newest, cut)
+        return account
+
+    earlier = scope.totals.get(account.query)
+    if earlier is not None:
+        since = records.where(F.col(accounting.BATCH) > earlier.batch)
+        found = compared(replace(account, differences=[]), since, earlier)
+        if not found.differing:
+            return found
         (topic,) = query.sources
         records = archived.placed(job, archived.read(job, topic, archives[topic]), cut)
-    with _persisted(transform(_known(records, cut))) as newest:
-        kinds.running(account, query, transform, records, speed, cut, tolerance, accepted, alive, accepted(newest))
-        if scope.keeps and not account.differing and not account.blocked:
-            fixed = kept_results.others(query)
-            if views.are_sums(query, _known(records, cut), transform, newest, fixed):
-                kept_results.keep_totals(job, account.query, query, newest, cut)
-    return account
-
-
-def _known(records: DataFrame, cut: Cut) -> DataFrame:
-    """Return the records of the batches that were known before the sink was read."""
-    return records.where(F.col(accounting.BATCH) <= cut.seen)
-
-
-@contextmanager
-def _persisted(frame: DataFrame) -> Iterator[DataFrame]:
-    frame.persist(StorageLevel.MEMORY_AND_DISK)
-    try:
-        yield frame
-    finally:
-        frame.unpersist()
-
-
-def _compare_lookups(
-    job: Job, query: Query, sink: CassandraSink, account: Account, records: DataFrame, speed: DataFrame, cut: Cut
-) -> None:
-    topic = query.sources[0]
-    full = names.query_name(job.pipeline.name, account.query)
-    every = sink_frames.topic(job, names.dead_letter_topic(topic)).persist(StorageLevel.MEMORY_AND_DISK)
-    every.count()
-    since = retained.since_ms(job, names.dead_letter_topic(topic), every)
-    sure_from = max((record["batch"] + 1 for record in cut.certain if record["began_ms"] < since), default=0)
-    letters = every.where(F.col("_query") == full)
-    dimensions = queries.dimension_frames(job.spark, job.pipeline, query)
-    transform = refusals.taken(job.transforms[account.query], job.pipeline, query)
-    rows = lookup_keys.guarded(transform(**{topic: records}, **dimensions), job.pipeline, query)
-    placed = accounting.batch_of(rows, cut.certain).where(F.col(accounting.BATCH).isNotNull())
-    unmatched = sink_frames.placed_by_id(letters, topic)
-    lookups.newest(account, query, sink, placed, unmatched, speed, sure_from, time_to_live.left_since(sink, cut))
-    every.unpersist()
+    return compared(account, records, None)
 
 
 def _kept(records: Sequence[BatchRecord], since_ms: int) -> list[BatchRecord]:
@@ -327,17 +292,16 @@ def _archive(job: Job, topic: str, pinned: Archive, typed: DataFrame, ends: Mapp
     if pinned.snapshot is None:
         account.note, account.blocked = "nothing is archived yet", any(ends.values())
         return account
-    letters = sink_frames.topic(job, names.dead_letter_topic(topic)).persist(StorageLevel.MEMORY_AND_DISK)
-    letters.count()
-    # Records that a query refused were accepted by the contract, so they are not part of this account.
-    by_contract = letters.where(~refusals.by_a_query(F.coalesce(F.col("_reason"), F.lit(""))))
-    placed = sink_frames.placed_by_id(by_contract, topic)
-    since = max(scope.spec.since_ms, retained.since_ms(job, names.dead_letter_topic(topic), letters))
-    decoded = None if scope.archive_ms else typed.count()
-    rows = archive_reader.records(job.spark, pinned)
-    lost = archive_reader.losses(job.spark, pinned, job.root)
-    single_rows.archive(account, pinned, rows, placed, since, decoded, lost, scope.ends.get(account.query, {}))
-    letters.unpersist()
+    with accounting.persisted(sink_frames.topic(job, names.dead_letter_topic(topic))) as letters:
+        letters.count()
+        # Records that a query refused were accepted by the contract, so they are not part of this account.
+        by_contract = letters.where(~refusals.by_a_query(F.coalesce(F.col("_reason"), F.lit(""))))
+        placed = sink_frames.placed_by_id(by_contract, topic)
+        since = max(scope.spec.since_ms, retained.since_ms(job, names.dead_letter_topic(topic), letters))
+        decoded = None if scope.archive_ms else typed.count()
+        rows = archive_reader.records(job.spark, pinned)
+        lost = archive_reader.losses(job.spark, pinned, job.root)
+        single_rows.archive(account, pinned, rows, placed, since, decoded, lost, scope.ends.get(account.query, {}))
     return account
 
 

@@ -160,7 +160,7 @@ def with_age(query: Query, sink: Sink, rows: DataFrame, now: generation.Generati
 
 
 def complete_since(job: Job, sink: Sink, rows: DataFrame, since_ms: int) -> int:
-    """Return the event time from which a sink is complete: retention and ttl delete rows by when they were written.
+    """Return the event time from which a sink is complete: retention and ttl delete rows according to their write time.
 
     That may be before the event time, by the accepted skew.
     """

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from headrace.batch import accounting, archive_reader
 from headrace.batch.archive_reader import Archive
-from headrace.batch.reconcile import sink_frames
+from headrace.batch.reconcile import bounds, sink_frames
 from headrace.batch.reconcile.kinds import KEEP
 from headrace.batch.reconcile.sink_frames import OFFSET, PARTITION
 from headrace.contract.model import Query
@@ -36,7 +36,7 @@ def in_topic(
     `expected` has exactly the query's columns and SOURCE; `sent` comes from `reconcile_sinks.placed_by_id`. Only source
     offsets of the ledger's batches are compared; the caller leaves out batches that retention may have reached.
     """
-    first, past = bounds(ledger)
+    first, past = bounds.span(ledger, query.sources[0])
     inside = archive_reader.before(sent, past, OFFSET, PARTITION)
     inside = archive_reader.beyond(inside, first, OFFSET, PARTITION)
     made = expected.select(
@@ -100,7 +100,7 @@ def in_files(
             continue
         account.differing += 1
         batches = list(range(row.batch, lasts.get(row.batch, row.batch) + 1))
-        first, past = bounds([record for record in ledger if record["batch"] in batches])
+        first, past = bounds.span([record for record in ledger if record["batch"] in batches], query.sources[0])
         missing = row.found_rows is None
         what = "missing in the sink" if missing else "in the sink without records" if not row.made_rows else "differs"
         topic = query.sources[0]
@@ -203,18 +203,6 @@ def _as_sent(name: str) -> Column:
     """Return the bytes of a record that its letter has: all of them, or the beginning if the letter was too large."""
     begins = F.col(name).substr(F.lit(1), F.octet_length(f"sent_{name}"))
     return F.when(F.col("cut").isNull(), F.col(name)).otherwise(begins)
-
-
-def bounds(ledger: Sequence[BatchRecord]) -> tuple[dict[str, int], dict[str, int]]:
-    """Return partition -> first offset and partition -> end of a ledger of one topic."""
-    first: dict[str, int] = {}
-    past: dict[str, int] = {}
-    for record in ledger:
-        for parts in record["offsets"].values():
-            for partition, (start, end) in parts.items():
-                first.setdefault(partition, start)
-                past[partition] = end
-    return first, past
 
 
 def by_batch(account: Account, pairs: DataFrame, topic: str, ledger: Sequence[BatchRecord]) -> None:

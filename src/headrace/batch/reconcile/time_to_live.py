@@ -21,7 +21,10 @@ CLOCKS_MS = 60_000
 
 
 def left_since_ms(sink: Sink) -> int:
-    """Return the time (milliseconds since 1970) since which no written row can have expired; 0: the sink has no ttl."""
+    """Return the time (milliseconds since 1970) since which no written row can have expired; 0: the sink has no ttl.
+
+    Ask after the sink was read: rows that expired in between are due otherwise.
+    """
     if not isinstance(sink, CassandraSink) or sink.ttl is None:
         return 0
     return int((time.time() - sink.ttl.total_seconds()) * 1000) + CLOCKS_MS

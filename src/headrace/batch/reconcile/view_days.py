@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Row, Window
 from pyspark.sql import functions as F
 
@@ -108,15 +107,11 @@ def _compare(
     together = accounting.matched(
         {"due": _with_count(due, keys), "speed": _with_count(held, keys)}, keys, [*values, accounting.ROWS]
     )
-    differing = accounting.unlike(together, "due", "speed", [*values, accounting.ROWS]).persist(
-        StorageLevel.MEMORY_AND_DISK
-    )
-    try:
+    unlike = accounting.unlike(together, "due", "speed", [*values, accounting.ROWS])
+    with accounting.persisted(unlike) as differing:
         account.compared, account.differing = len(days), differing.count()
         for row in differing.orderBy(*keys).limit(KEEP).collect():
             account.differences.append(_difference(row, keys, values))
-    finally:
-        differing.unpersist()
 
 
 def _with_count(rows: DataFrame, keys: Sequence[str]) -> DataFrame:

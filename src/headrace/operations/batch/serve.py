@@ -207,16 +207,16 @@ class Serving:
         table = self.batch.pinned(request.pipeline.name, request.name)
         if table is None:
             return
-        first, past = since.date() if since else None, request.horizon.date()
+        first = since.date() if since else None
+        past = min(request.horizon.date(), request.until.date() + timedelta(days=1))
         between = (time_column, since, request.until)
         state = view_state.read(self.deployment.root, request.pipeline.name)
-        _require_current(state, request, first, min(past, request.until.date() + timedelta(days=1)))
+        _require_current(state, request, first, past)
         if complete or request.limit is None:
             yield serve_layers.rows_of_days(table, request.query, (first, past), request.keys, between)
             return
-        end = min(past, request.until.date() + timedelta(days=1))
         days = [
-            day for day in sorted(map(date.fromisoformat, state.days)) if (first is None or day >= first) and day < end
+            day for day in sorted(map(date.fromisoformat, state.days)) if (first is None or day >= first) and day < past
         ]
         place, at_once = 0, 1
         while place < len(days):
