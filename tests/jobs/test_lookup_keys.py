@@ -31,7 +31,7 @@ sources:
     columns:
       id: {type: string, required: true}
       login: {type: string}
-      shop: {type: int, required: true}
+      shop: {type: int}
 dimensions:
   users:
     keyspace: looking_up
@@ -48,10 +48,17 @@ dimensions:
       shop: {type: int, required: true}
       login: {type: string, required: true}
       name: {type: string}
+  shops:
+    keyspace: looking_up
+    table: shops
+    key: [shop]
+    columns:
+      shop: {type: int, required: true}
+      name: {type: string}
 queries:
   named:
     sources: [logins]
-    dimensions: [users, staff]
+    dimensions: [users, staff, shops]
     mode: append
     columns:
       id: {type: string, required: true}
@@ -152,6 +159,49 @@ def test_a_key_of_several_columns_may_have_an_empty_one_and_is_limited_as_a_whol
     assert names_by_record(frame) == {"empty": "empty", "fits": "fits", "beyond": "beyond", "null": None}
     expected = {"empty": "empty", "fits": "fits", "beyond": None, "null": None}
     assert names_by_record(guarded(frame, pipeline, pipeline.queries["named"])) == expected
+
+
+@pytest.mark.parametrize("kind", ["left", "right", "inner"])
+def test_a_null_of_another_type_than_text_finds_no_row_whatever_made_it(
+    spark: SparkSession, pipeline: Pipeline, kind: str
+) -> None:
+    """No row of the table is left for it: 0 is a key too. Cassandra gets no null, so the plan compares none."""
+    rows = [("known", "1"), ("zero", "0"), ("unknown", "7"), ("null", None), ("no number", "x")]
+    records = spark.createDataFrame(rows, "id string, text string").alias(spark_plan.SOURCE)
+    shops = spark.createDataFrame([(0, "nil"), (1, "one")], "shop int, name string")
+    shops.writeTo("lake.looking_up.shops").createOrReplace()
+    table, found = spark.table("lake.looking_up.shops"), {"known": "one", "zero": "nil"}
+    given = F.expr("try_cast(text AS int)") * 1
+    frames = {
+        "left": lambda: records.join(table, given == table.shop, "left"),
+        "right": lambda: table.join(records, table.shop == given, "right"),
+        "inner": lambda: records.join(table, given == table.shop),
+    }
+    frame = frames[kind]()
+    all_, key = found if kind == "inner" else dict.fromkeys(dict(rows)) | found, {"known": 1, "zero": 0}
+    guarded_frame = guarded(frame, pipeline, pipeline.queries["named"])
+    for result in (frame, guarded_frame):
+        assert names_by_record(result) == all_
+        assert {row["id"]: row["shop"] for row in result.collect()} == {name: key.get(name) for name in all_}
+        assert result.where("name IS NULL AND shop IS NULL").count() == len(all_) - len(found)
+    assert guarded_frame.schema == frame.schema
+    assert (guarded_frame is frame) == (kind == "inner"), "an inner join leaves null out by itself"
+    if kind != "inner":
+        nodes = spark_plan.nodes_of(guarded_frame._jdf.queryExecution().analyzed())
+        (join,) = [node for node in nodes if node.nodeName() == "Join"]
+        assert "CASE WHEN" in join.condition().get().toString()
+
+
+def test_a_key_of_several_columns_with_a_null_that_is_no_text_finds_no_row(
+    spark: SparkSession, pipeline: Pipeline
+) -> None:
+    spark.sql("INSERT INTO lake.looking_up.staff VALUES (0, 'ada', 'of shop 0')")
+    records = spark.createDataFrame([("null", None, "ada"), ("zero", 0, "ada")], "id string, shop int, login string")
+    frame = records.join(spark.table("lake.looking_up.staff"), ["shop", "login"], "left")
+    guarded_frame = guarded(frame, pipeline, pipeline.queries["named"])
+    assert names_by_record(guarded_frame) == {"null": None, "zero": "of shop 0"}
+    values = guarded_frame.select("shop", "login").collect()
+    assert sorted(values, key=str) == [(0, "ada"), (None, "ada")], "the record keeps its columns"
 
 
 def test_a_stream_is_guarded_and_a_join_by_a_part_of_the_key_or_with_another_table_remains_as_it_is(

@@ -191,30 +191,3 @@ def test_an_outer_join_with_a_dimension_that_the_connector_would_not_answer_is_r
     sentence = "would scan its Cassandra dimension" if fault is None else f"{fault} in an outer join"
     with pytest.raises(HeadraceError, match=sentence):
         require_direct_join(frame, "user_logins", "last_login")
-
-
-@pytest.mark.parametrize(
-    ("join", "sentence"),
-    [
-        (lambda logins, users: logins.join(users, logins.login == users.id, "left"), "by login, which may be null"),
-        (lambda logins, users: logins.join(users, logins.login == users.id), "would scan"),
-        (lambda logins, users: logins.join(users, logins.device == users.id, "left"), "would scan"),
-        (lambda logins, users: logins.join(users, F.coalesce("login", F.lit("-")) == users.id, "left"), "would scan"),
-        (
-            lambda logins, users: logins.withColumn("login", F.coalesce("login", F.lit("-"))).join(
-                users.withColumnRenamed("id", "login"), "login", "left"
-            ),
-            "would scan",
-        ),
-    ],
-)
-def test_an_outer_join_with_a_dimension_by_a_column_that_may_be_null_is_refused(
-    spark: SparkSession, join: Callable[[DataFrame, DataFrame], DataFrame], sentence: str
-) -> None:
-    """On a real Cassandra one null ended every batch: 'Invalid null value in condition for column'."""
-    spark.sql("CREATE TABLE IF NOT EXISTS lake.plans.users (id string, active boolean) USING iceberg")
-    logins = spark.createDataFrame([("ada", "tv")], "login string, device string").alias(SOURCE)
-    with pytest.raises(HeadraceError, match=sentence):
-        require_direct_join(
-            join(logins, spark.table("lake.plans.users")), "user_logins", "last_login", optional={"login"}
-        )

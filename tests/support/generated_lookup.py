@@ -95,10 +95,7 @@ def drawn(
 ) -> tuple[Row, Lookup]:
     """Return a dimension whose columns have the types of a source's `columns`, and the lookup in it."""
     pick = random_.choice
-    kinds = ("int", "long", "boolean")  # null is no key, and the platform follows it only where it is a text
-    keyable = [
-        c for c, spec in columns.items() if spec["type"] == "string" or (spec["type"] in kinds and spec["required"])
-    ]
+    keyable = [c for c, spec in columns.items() if spec["type"] in ("string", "int", "long", "boolean")]
     on: dict[str, str] = {}
     for column in random_.sample(keyable, min(len(keyable), pick([1, 1, 2]))):
         on[pick([column, fresh({**columns, **on})])] = column

@@ -1,15 +1,17 @@
 """A record whose key no row of a dimension can have finds no row: its query looks up another key instead.
 
 Cassandra answers a read by null, by an empty key or by one beyond its limit with an error instead of no row, so one such
-record would end every batch. In the condition of the join, and nowhere else, the texts of such a key become a text that no
-row has. Expressions of the transform are followed, because the condition is taken from Spark's plan. A null that is no text
-remains: no value of another type is known to be in no row (`spark_plan.require_direct_join` refuses columns that may be null).
+record would end every batch. In the condition of the join, the texts of such a key become a text that no row has. No value of
+another type is known to be in no row: if a key has no text, the record looks up some other key, and an outer join then takes
+the columns of the row that it found away. An inner join leaves null out by itself. Expressions of the transform are followed,
+because the condition is taken from Spark's plan.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import reduce
 from operator import add, and_
 from typing import Any, NamedTuple
@@ -19,6 +21,7 @@ from pyspark.sql import functions as F
 
 from headrace.contract import limits
 from headrace.contract.model import Dimension, Pipeline, Query
+from headrace.contract.spark_types import ddl_type
 from headrace.driver import spark_plan
 from headrace.driver.java import named, singleton
 
@@ -30,6 +33,10 @@ SIZES = {"boolean": 1, "int": 4, "date": 4, "long": 8, "timestamp": 8}
 DECIMAL_SIZE = 20
 
 
+SOME = {"boolean": "false", "timestamp": "1970-01-01 00:00:00", "date": "1970-01-01"}
+"""Some value of a type, as text. Of every other one it is 0."""
+
+
 class _Part(NamedTuple):
     """One equality of a join's condition: its sides as Java expressions, and the key column that one of them is, if it is."""
 
@@ -38,6 +45,31 @@ class _Part(NamedTuple):
     column: str | None = None
     given: int = 0
     """The side that the records give."""
+
+
+@dataclass(frozen=True)
+class _Lookup:
+    """A join's condition that gives the complete key of a dimension. `kinds`: key column -> its type."""
+
+    spark: SparkSession
+    parts: list[_Part]
+    kinds: dict[str, str]
+    usable: Column
+
+    def condition(self, renamed: Mapping[int, Any]) -> Column:
+        """Return the condition with other values for keys that no row can have, and these attributes in place of others."""
+        return reduce(and_, (self._compared(part, renamed) for part in self.parts))
+
+    def _compared(self, part: _Part, renamed: Mapping[int, Any]) -> Column:
+        if part.column is None:
+            return _column(self.spark, part.expression)
+        sides = [_column(self.spark, side) for side in part.sides]
+        kind = self.kinds[part.column]
+        other = F.lit(NO_ROW) if kind == "string" else F.lit(SOME.get(kind, "0")).cast(ddl_type(kind))
+        sides[part.given] = F.when(self.usable, sides[part.given]).otherwise(other)
+        attribute = part.sides[1 - part.given]
+        sides[1 - part.given] = _column(self.spark, renamed.get(_id(attribute), attribute))
+        return sides[0] == sides[1]
 
 
 def guarded(frame: DataFrame, pipeline: Pipeline, query: Query) -> DataFrame:
@@ -52,12 +84,15 @@ def guarded(frame: DataFrame, pipeline: Pipeline, query: Query) -> DataFrame:
     plan, changed = _guarded(spark, frame._jdf.queryExecution().analyzed(), tables)
     if not changed:
         return frame
-    made = singleton(spark, "org.apache.spark.sql.Dataset").ofRows(spark._jsparkSession, plan)
-    return DataFrame(made, spark)
+    return _frame(spark, plan)
+
+
+def _frame(spark: SparkSession, plan: Any) -> DataFrame:  # noqa: ANN401 - a Java object
+    return DataFrame(singleton(spark, "org.apache.spark.sql.Dataset").ofRows(spark._jsparkSession, plan), spark)
 
 
 def can_be_a_key(dimension: Dimension, given: dict[str, Column]) -> Column:
-    """Return whether Cassandra answers a read by these values of the key's columns; null counts as no."""
+    """Return whether Cassandra answers a read by these values of the key's columns, never null."""
     sizes = [
         F.octet_length(value) if (kind := dimension.columns[name].type) == "string" else F.lit(_size(kind))
         for name, value in given.items()
@@ -65,7 +100,8 @@ def can_be_a_key(dimension: Dimension, given: dict[str, Column]) -> Column:
     several = len(dimension.key) > 1
     more = limits.CASSANDRA_KEY_PART_BYTES * len(dimension.key) if several else 0
     # An empty part of a key with several parts is allowed.
-    return (reduce(add, sizes) + F.lit(more)).between(1, limits.CASSANDRA_KEY_BYTES)
+    fits = (reduce(add, sizes) + F.lit(more)).between(1, limits.CASSANDRA_KEY_BYTES)
+    return reduce(and_, [value.isNotNull() for value in given.values()]) & fits
 
 
 def _size(kind: str) -> int:
@@ -81,13 +117,54 @@ def _guarded(spark: SparkSession, node: Any, tables: list[Dimension]) -> tuple[A
         node = node.withNewChildren(parts)
     if node.nodeName() != "Join" or node.condition().isEmpty():
         return node, changed
-    for side in spark_plan.children_of(node):
-        for dimension, columns in _key_columns(side, tables):
-            condition = _condition(spark, node.condition().get(), dimension, columns)
-            if condition is not None:
-                some = named(spark, "scala.Option").apply(condition._jc.expr())
-                node, changed = node.copy(node.left(), node.right(), node.joinType(), some, node.hint()), True
+    for side, table in enumerate(spark_plan.children_of(node)):
+        for dimension, columns in _key_columns(table, tables):
+            lookup = _lookup(spark, node.condition().get(), dimension, columns)
+            if lookup and any(kind == "string" for kind in lookup.kinds.values()):
+                return _joined(spark, node, node.left(), node.right(), lookup.condition({})), True
+            if lookup and str(node.joinType()) == ("LeftOuter", "RightOuter")[1 - side]:
+                return _without_found(spark, node, side, lookup), True
     return node, changed
+
+
+def _joined(spark: SparkSession, join: Any, left: Any, right: Any, condition: Column) -> Any:  # noqa: ANN401
+    """Return a join of the same kind with other sides and another condition."""
+    some = named(spark, "scala.Option").apply(condition._jc.expr())
+    return join.copy(left, right, join.joinType(), some, join.hint())
+
+
+def _without_found(spark: SparkSession, join: Any, side: int, lookup: _Lookup) -> Any:  # noqa: ANN401
+    """Return an outer join, with the same columns, in which a record with an unusable key has no row of the table.
+
+    The join below has other attributes for the table's columns: Spark drops a projection that gives the same ones.
+    """
+    expressions = "org.apache.spark.sql.catalyst.expressions"
+    option, to_seq = named(spark, "scala.Option"), named(spark, "org.apache.spark.api.python.PythonUtils").toSeq
+    table = spark_plan.children_of(join)[side]
+    frame = _frame(spark, table)
+    # Spark itself gives the second table of a join with itself new attributes.
+    (_, copy) = spark_plan.children_of(frame.crossJoin(frame)._jdf.queryExecution().analyzed())
+    renamed = dict(zip(map(_id, _elements(table.output())), _elements(copy.output()), strict=True))
+
+    def found(column: Any) -> Any:  # noqa: ANN401
+        if _id(column) not in renamed:
+            return column
+        value = F.when(lookup.usable, _column(spark, renamed[_id(column)]))._jc.expr()
+        named_as = column.name(), column.exprId(), column.qualifier(), option.apply(column.metadata())
+        return named(spark, f"{expressions}.Alias")(value, *named_as, to_seq([]))
+
+    output = to_seq([found(column) for column in _elements(join.output())])
+    left, right = (join.left(), copy) if side else (copy, join.right())
+    joined = _joined(spark, join, left, right, lookup.condition(renamed))
+    return named(spark, "org.apache.spark.sql.catalyst.plans.logical.Project")(output, joined)
+
+
+def _elements(sequence: Any) -> list[Any]:  # noqa: ANN401
+    return [sequence.apply(index) for index in range(sequence.size())]
+
+
+def _id(attribute: Any) -> int:  # noqa: ANN401
+    return int(attribute.exprId().id())
 
 
 def _key_columns(side: Any, tables: list[Dimension]) -> Iterator[tuple[Dimension, dict[str, str]]]:  # noqa: ANN401
@@ -116,22 +193,14 @@ def _dimension(node: Any, tables: list[Dimension]) -> Dimension | None:  # noqa:
     return next(matching, None)
 
 
-def _condition(spark: SparkSession, condition: Any, dimension: Dimension, columns: dict[str, str]) -> Column | None:  # noqa: ANN401
-    """Return a join's condition with other texts for keys that no row can have; None if it does not give the complete key."""
+def _lookup(spark: SparkSession, condition: Any, dimension: Dimension, columns: dict[str, str]) -> _Lookup | None:  # noqa: ANN401
+    """Return the lookup that a join's condition is; None if it does not give the complete key."""
     parts = [_part(part, columns) for part in spark_plan.conjuncts_of(condition)]
     given = {part.column: _column(spark, part.sides[part.given]) for part in parts if part.column}
-    if given.keys() != set(dimension.key) or not any(dimension.columns[name].type == "string" for name in given):
+    if given.keys() != set(dimension.key):
         return None
-    usable = can_be_a_key(dimension, given)
-
-    def compared(part: _Part) -> Column:
-        if part.column is None or dimension.columns[part.column].type != "string":
-            return _column(spark, part.expression)
-        sides = [_column(spark, side) for side in part.sides]
-        sides[part.given] = F.when(usable, sides[part.given]).otherwise(F.lit(NO_ROW))
-        return sides[0] == sides[1]
-
-    return reduce(and_, map(compared, parts))
+    kinds = {name: dimension.columns[name].type for name in given}
+    return _Lookup(spark, parts, kinds, can_be_a_key(dimension, given))
 
 
 def _part(expression: Any, columns: dict[str, str]) -> _Part:  # noqa: ANN401

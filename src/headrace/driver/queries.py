@@ -171,10 +171,8 @@ def _plans(driver: DriverContext, ids: topic_identity.TopicIds, new: frozenset[s
     plans = []
     for name, query in pipeline.queries.items():
         if query.dimensions:
-            read = [pipeline.sources[topic].columns for topic in query.sources]
-            optional = {column for columns in read for column, spec in columns.items() if not spec.required}
             as_batch = lookup_keys.guarded(build(driver, name, query, streaming=False), pipeline, query)
-            spark_plan.require_direct_join(as_batch, pipeline.name, name, optional)
+            spark_plan.require_direct_join(as_batch, pipeline.name, name)
         now = None if name in new else generation.current(driver.root, pipeline.name, name)
         passed = quarantine.passed_by(driver.root, now or generation.next_of(driver.root, pipeline.name, name), ids)
         frame = build(driver, name, query, streaming=True, starting_ms=now.starting_ms if now else None, passed=passed)

@@ -224,10 +224,8 @@ def _short(text: str) -> str:
     return f"{text[:_SHOWN]}... sha256 {hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def require_direct_join(frame: DataFrame, pipeline: str, query: str, optional: Collection[str] = ()) -> None:
+def require_direct_join(frame: DataFrame, pipeline: str, query: str) -> None:
     """Refuse a batch frame whose plan scans a Cassandra table, or casts its key, instead of joining directly.
-
-    `optional` are the columns of its sources that may be null. A text may be (`lookup_keys.guarded` comes before).
 
     A direct join needs equality on all partition-key columns with equal types (connector docs, "Direct Join"). A cast of the
     table's column becomes a full table scan in every batch. A cast of the other side is joined directly, but a value that
@@ -239,13 +237,6 @@ def require_direct_join(frame: DataFrame, pipeline: str, query: str, optional: C
             f"{pipeline}.{query}: {more} in an outer join with a Cassandra dimension, and the connector applies it after the "
             "join: records without a match would be lost, or look matched. Join plain columns of the table by its key alone; "
             "do the rest with the result.",
-            exit_code=Exit.REFUSED,
-        )
-    null = next(_null_keys(frame._jdf.queryExecution().analyzed(), optional), None)
-    if null:
-        raise HeadraceError(
-            f"{pipeline}.{query} joins its Cassandra dimension by {null}, which may be null, and Cassandra refuses a null key: "
-            "one such record would end every batch. Set required: true on it, or join by an expression that is never null.",
             exit_code=Exit.REFUSED,
         )
     plan = frame._jdf.queryExecution().executedPlan().toString()
@@ -271,22 +262,6 @@ def _outer_joins(plan: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401 - Java
         table = children_of(join)[side] if side is not None else None
         if table is not None and any(node.nodeName() == "DataSourceV2Relation" for node in nodes_of(table)):
             yield join, table
-
-
-def _null_keys(plan: Any, optional: Collection[str]) -> Iterator[str]:  # noqa: ANN401
-    """Yield the source columns that may be null and that an outer join compares as they are; an inner join leaves null out."""
-    given = {
-        attribute
-        for node in nodes_of(plan)
-        if node.nodeName() == "SubqueryAlias" and node.alias() == SOURCE
-        for attribute in attributes_of(node.output())
-        if attribute.partition("#")[0] in optional
-    }
-    for join, _ in _outer_joins(plan):
-        for part in conjuncts_of(join.condition().get()) if join.condition().isDefined() else ():
-            for side in children_of(part):
-                if side.nodeName() == "AttributeReference" and attributes_of(side.references()) <= given:
-                    yield str(side.name())
 
 
 def _beside_the_key(execution: Any) -> Iterator[str]:  # noqa: ANN401 - a Java object
