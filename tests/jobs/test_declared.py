@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from headrace.contract.exit_codes import Exit
@@ -224,3 +224,24 @@ def test_a_folder_is_checked_from_the_command_line(tmp_path: Path, java_home: st
     assert done.returncode == 1, done.stderr
     place = "fuel.q: spark_jobs/fuel.py and pipelines/fuel.yaml differ: the result lacks column total (decimal(22,2))"
     assert place in done.stderr
+
+
+def test_a_second_event_time_in_the_groups_is_refused_because_each_batch_would_end_with_it(spark: SparkSession) -> None:
+    """Found by seed 503 of the generated pipelines: Spark says it while the first batch runs, whatever the column is called."""
+    query = WINDOWS | {
+        "aggregate": WINDOWS["aggregate"] | {"keys": ["pump", "sold_at"]},
+        "columns": WINDOWS["columns"] | {"sold_at": {"type": "timestamp", "required": True}},
+        "sinks": [TABLE | {"clustering_key": ["sold_at"]}],
+    }
+
+    def grouped(sold_at: Column) -> Callable[[DataFrame], DataFrame]:
+        def transform(sales: DataFrame) -> DataFrame:
+            groups = sales.withColumn("sold_at", sold_at).groupBy(F.window("at", "10 minutes"), "pump", "sold_at")
+            counted = groups.agg(F.count(F.lit(1)).alias("sales"))
+            return counted.select(F.col("window.start").alias("window_start"), "pump", "sold_at", "sales")
+
+        return transform
+
+    said = refusal(spark, query, grouped(F.col("at")))
+    assert "the transform groups by window and sold_at, and Spark follows one event time" in said
+    assert refusal(spark, query, grouped(F.date_trunc("day", "at"))) == ""

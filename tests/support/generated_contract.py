@@ -252,9 +252,9 @@ class ContractMaker:
         kinds = ["cassandra"]
         if mode == "append":
             kinds = self.random.sample(["kafka", "cassandra", "files"], pick([1, 2, 3]))
-        # A table keeps milliseconds of a time, so two groups could share a row.
-        keyable = [c for c, spec in columns.items() if spec["type"] != "json" and not (
-            spec["type"] == "timestamp" and "cassandra" in kinds)]  # fmt: skip
+        # A table keeps milliseconds of a time, so two groups could share a row; and a window is of the event time already.
+        unfit = {"json"} | ({"timestamp"} if "cassandra" in kinds or windowed else set())
+        keyable = [c for c, spec in columns.items() if spec["type"] not in unfit]
         if mode == "complete":  # it reads its keys
             keyable = [c for c in keyable if columns[c]["type"] not in UNREAD]
         keys = self.random.sample(keyable, min(len(keyable), pick([1, 1, 2, 3])))

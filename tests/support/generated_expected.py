@@ -96,9 +96,7 @@ def key_columns(sink: Sink) -> list[str]:
 
 def refusal(query: Query, row: Row) -> bool | None:
     """Return whether no sink takes a row; None if that depends on a few bytes of JSON which are not counted here."""
-    stateless = query.aggregate is None
-    keys = {name for sink in query.sinks for name in key_columns(sink)}
-    required = {name for name, column in query.columns.items() if column.required and (stateless or name in keys)}
+    required = {name for name, column in query.columns.items() if column.required}
     if any(row[name] is None for name in required) or any(value is BEYOND for value in row.values()):
         return True
     unsure = False

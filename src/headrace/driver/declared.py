@@ -30,6 +30,7 @@ _TIME_WINDOW = re.compile(
     re.DOTALL,
 )
 _ALIAS = re.compile(r"^(?P<made>.*) AS (?P<name>\w+)#(?P<id>\d+)L?(?:-T\d+ms)?$", re.DOTALL)
+_TIME = re.compile(r"#\d+L?-T\d+ms$")  # a column that a watermark follows
 _COLUMN = re.compile(r"^(?P<name>\w+)#(?P<id>\d+)L?(?:-T\d+ms)?$")
 
 
@@ -129,6 +130,16 @@ def _keys(frame: DataFrame, query: Query) -> Iterator[str]:
     declared = set(query.aggregate.keys)
     missing = sorted(key for key in declared if not any(key in names for names in grouped))
     more = sorted(min(names) for names in grouped if names and not names & (declared | {"window", "session_window"}))
+    times = [
+        text.partition("#")[0]
+        for text in spark_plan.split_of(spark_plan.lists_of(aggregates[0])[0])
+        if _TIME.search(text)
+    ]
+    if len(times) > 1:
+        yield (
+            f"the transform groups by {listed(times)}, and Spark follows one event time in a stream (each batch would end with "
+            "'More than one event time columns'); group by one of them"
+        )
     if missing:
         yield f"aggregate.keys has {listed(missing)}, but the transform does not group by it; correct one of the two"
     if more:
