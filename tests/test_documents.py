@@ -54,6 +54,53 @@ def named_in(page: Path) -> Iterator[str]:
                 yield f"{name} of {path}"
 
 
+A_REFERENCE = re.compile(r"`(?:headrace\.)?(?:\w+\.)*([a-z][a-z0-9_]*)\.(\w+)`")
+FOREIGN = {"system_auth", "headrace_source", "headrace", "common"}
+"""A keyspace, a column, the prefix of our headers, a Java package: names like those of our modules."""
+
+
+@cache
+def modules() -> dict[str, list[Path]]:
+    """Return name -> files of the modules and packages that code names."""
+    files: dict[str, list[Path]] = {}
+    for path in [*ROOT.glob("src/headrace/**/*.py"), *ROOT.glob("tests/**/*.py")]:
+        files.setdefault(path.parent.name if path.name == "__init__.py" else path.stem, []).append(path)
+    return files
+
+
+def missing_in(code: str) -> Iterator[str]:
+    """Yield each `module.name` in the text of a file whose module, or whose name in it, does not exist.
+
+    A name without `_` that is no module of ours may be a variable or a setting of another program.
+    """
+    for module, name in A_REFERENCE.findall(code):
+        files = modules().get(module, [])
+        variable = re.search(rf"\b{module}\b(?!\.)", re.sub(r"`[^`]*`", "", code))
+        known = variable or module in FOREIGN or not (files or "_" in module)
+        if not known and not any(has(file, name) for file in files):
+            yield f"{module}.{name}"
+
+
+def has(file: Path, name: str) -> bool:
+    """Return whether a module has a name, or a package a module."""
+    inside = [path for path in (file.parent / name, file.parent / f"{name}.py") if path.exists()]
+    return bool(inside) if file.name == "__init__.py" else bool(re.search(rf"\b{name}\b", file.read_text()))
+
+
+@pytest.mark.parametrize(
+    "package", sorted(path.name for path in (ROOT / "src" / "headrace").iterdir() if path.is_dir())
+)
+def test_what_a_docstring_names_is_there(package: str) -> None:
+    files = sorted((ROOT / "src" / "headrace" / package).rglob("*.py"))
+    missing = {str(path.relative_to(ROOT)): list(missing_in(path.read_text())) for path in files}
+    assert {path: names for path, names in missing.items() if names} == {}
+
+
+def test_a_docstring_that_names_a_module_or_a_name_of_old_is_found() -> None:
+    text = "`sink_frames.rows`, `sink_frames.nobody`, `reconcile_sinks.rows`, `sasl.jaas.config`, `store.paths`"
+    assert list(missing_in(text)) == ["sink_frames.nobody", "reconcile_sinks.rows"]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_a_page_names_is_there(page: Path) -> None:
     assert list(named_in(page)) == []

@@ -1,4 +1,4 @@
-"""Airflow's four components as child processes: adopted, killed, mended; what they leave is ended, drivers are not."""
+"""Airflow's four components as child processes: adopted, killed, started again; what they leave is ended, drivers are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kube-score over the whole platform as rendered: what it finds is mended, or skipped in writing with the reason."""
+"""kube-score over the whole platform as rendered: what it finds is corrected, or skipped in writing with the reason."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_every_window_and_key_is_speed_plus_late(spark: SparkSession, pos_played
 
 
 def test_the_join_is_accounted_for_row_by_row(spark: SparkSession, ads_played: Played) -> None:
-    """Every impression's rows: those in the sink, plus what late rows would have added, minus what they would have mended."""
+    """Every impression's rows: those in the sink, plus what late rows would have added, minus what they would have corrected."""
     sides = {topic: archived(spark, ads_played, topic, "in_memory").cache() for topic in ("impressions", "clicks")}
     times = dict.fromkeys(sides, "create_date")
     late = late_joined(sides, times, ad_attribution.attributed)

@@ -1,4 +1,4 @@
-"""The embedded platform with the real Kafka and Cassandra: started, adopted, killed, mended, ended."""
+"""The embedded platform with the real Kafka and Cassandra: started, adopted, killed, started again, ended."""
 
 from __future__ import annotations
 

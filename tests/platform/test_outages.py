@@ -39,7 +39,7 @@ class Loaded:
 
 @pytest.fixture(scope="module")
 def loaded(platform: Settings, project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
-    """A supervised pipeline, fed all the time; the servers are mended and the driver ended with the module."""
+    """A supervised pipeline, fed all the time; at the end the servers run and the driver does not."""
     stage = make_stage(
         platform,
         project,
@@ -71,7 +71,7 @@ def _process(settings: Settings, name: str) -> psutil.Process:
 
 def _progress(loaded: Loaded, what: str) -> None:
     """Wait until every query has committed records that were sent after this call."""
-    sent = loaded.feeder.sent
+    sent, began = loaded.feeder.sent, time.monotonic()
     loaded.stage.await_until(lambda: loaded.feeder.sent > sent, f"events are taken again {what}")
     wanted = sum(loaded.stage.ends("pos_out").values())
     for query in ("items", "product_totals", "tumbling", "archive_pos_out"):
@@ -80,6 +80,7 @@ def _progress(loaded: Loaded, what: str) -> None:
             return _taken(loaded.stage, query) >= wanted
 
         loaded.stage.await_until(goes_on, f"{query} goes on {what}")
+    print(f"\nevery query has committed again {time.monotonic() - began:.1f} s {what}")
 
 
 def _taken(stage: Stage, query: str) -> int:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from headrace.access.bindings import ROOT_VARIABLE
 from headrace.access.object_store import SCHEME
 from headrace.contract import names
 from headrace.contract.exit_codes import Exit
 from headrace.contract.job_files import UpkeepSpec
+from headrace.contract.load import load_pipeline
 from headrace.errors import HeadraceError
 from headrace.local.settings import Settings
 from headrace.operations.batch import job_runs
@@ -24,13 +27,13 @@ from headrace.operations.drivers import generations
 from headrace.operations.plans import Approval
 from headrace.operations.produce.record import Record
 from headrace.operations.provision.run import provision
-from headrace.store import archive_notes, file_sink, generation, small_files, trees
+from headrace.store import archive_notes, checkpoint_log, file_sink, generation, ledger, small_files, trees
 from headrace.store import snapshot as kept
 from headrace.store.job_reports import UpkeepReport
 from headrace.store.records import to_json
-from tests.support import actual
+from tests.support import actual, crash
 from tests.support.batch import deployment_of
-from tests.support.drivers import Stage, group_offsets, make_stage
+from tests.support.drivers import SAFE_PATH, Stage, group_offsets, make_stage
 from tests.support.events import stream
 from tests.support.expected import FIVE_MINUTES, Oracle, final_watermark
 from tests.support.objects import BUCKET, give
@@ -132,6 +135,15 @@ def test_a_snapshot_of_a_running_pipeline_restores_to_exact_sinks_and_accounting
     _feed(stage, events[2 * third :])
     stage.await_quiet()
     _feed(stage, late[40:80])
+    topics = _require_exact_end(stage)
+    assert all(report.sound for report in verify.verify_all(stage.root, [stage.pipeline], stage.admin))
+    shown = inspect.inspect(stage.root, stage.name, "tumbling")
+    assert (shown.current, len(shown.generations), len(shown.snapshots)) == (2, 2, 1)
+    _require_upkeep(stage, project, topics)
+
+
+def _require_exact_end(stage: Stage) -> dict[str, Any]:
+    """Wait until every window is closed that the events close, stop, and compare all. Returns the topic's records."""
     topics = {TOPIC: stage.read(TOPIC)}
     oracle = Oracle(stage.pipeline.sources, topics)
     source = stage.pipeline.sources[TOPIC]
@@ -145,10 +157,7 @@ def test_a_snapshot_of_a_running_pipeline_restores_to_exact_sinks_and_accounting
     )
     assert stage.stop() == 0
     _require_exact(stage, oracle, topics)
-    assert all(report.sound for report in verify.verify_all(stage.root, [stage.pipeline], stage.admin))
-    shown = inspect.inspect(stage.root, stage.name, "tumbling")
-    assert (shown.current, len(shown.generations), len(shown.snapshots)) == (2, 2, 1)
-    _require_upkeep(stage, project, topics)
+    return topics
 
 
 def _require_upkeep(stage: Stage, project: Path, topics: dict[str, Any]) -> None:
@@ -233,6 +242,57 @@ def _require_exact(stage: Stage, oracle: Oracle, topics: dict[str, Any]) -> None
         if key[1] <= closed_us
     }
     actual.same(actual.windows(actual.parse(m.value) for m in finals.values()), closed, "final_windows")
+
+
+def _planned(stage: Stage) -> dict[str, int]:
+    """Return query -> number of offsets of the batch that it has planned and not committed."""
+    offsets = {}
+    for query in names.query_names(stage.pipeline):
+        folder = stage.generation(query).paths(stage.root).checkpoint
+        newest = checkpoint_log.newest_batch(folder, "offsets")
+        if newest is not None and newest != checkpoint_log.newest_batch(folder):
+            offsets[query] = checkpoint_log.read_batch_range(folder, newest).offsets
+    return offsets
+
+
+@pytest.mark.long(group="checkpoints")
+@pytest.mark.parametrize("stage", ["a folder"], indirect=True)
+def test_a_planned_batch_is_given_up_by_a_restore_and_planned_again_in_smaller_ones_and_what_it_wrote_counts_once(
+    stage: Stage, tmp_path: Path, seed: int
+) -> None:
+    """A driver that has no memory for a batch repeats it for ever, because the batch is in Spark's log (ADR 44)."""
+    events = list(stream(seed, {"pos": 1200}, hours=24, suffix=SUFFIX, products=30))
+    third, few, plan = len(events) // 3, 40, tmp_path / "plan.json"
+    stage.start_and_wait()
+    _feed(stage, events[:third])
+    stage.await_quiet()
+    assert stage.stop() == 0
+    stage.send((event.topic, event.key, event.value) for event in events[third : 2 * third])
+    crashing = dict(stage.launcher.environment) | {"HEADRACE_CRASH_PLAN": str(plan)} | SAFE_PATH
+    launcher = replace(stage.launcher, main=Path(crash.__file__), environment=crashing)
+    killed = Stage(stage.settings, stage.pipeline, launcher)
+    killed.run_into(plan, {"point": crash.AFTER_SINK, "query": "product_totals", "skip": 0, "delay_ms": 0})
+    planned = _planned(stage)
+    assert planned["product_totals"] > few, "its rows are written, and its batch is in no ledger"
+
+    path = stage.launcher.project / "pipelines" / f"{stage.name}.yaml"
+    content = yaml.safe_load(path.read_text())
+    content.setdefault("driver", {})["max_offsets_per_trigger"] = few
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    stage.pipeline = load_pipeline(path)
+    cuts = {query: stage.ledger(query)[-1]["batch"] for query in planned}
+    taken = {query: snapshots.take(stage.root, stage.name, query, reason="give up").id for query in planned}
+    restored = restore.restore_all(stage.launcher, stage.pipeline, taken, by="test", reason="give up")
+    assert all(report.sound for report in restored.values())
+    assert not _planned(stage)
+
+    stage.start_and_wait()
+    _feed(stage, [*events[2 * third :], *events[: third // 10]])  # the last come late
+    _require_exact_end(stage)
+    for query, cut in cuts.items():
+        given_up = [record for record in stage.ledger(query) if record["batch"] > cut]
+        assert len(given_up) > 1
+        assert max(map(ledger.offsets_taken, given_up)) <= few
 
 
 def _make_again(stage: Stage, topic: str) -> None:

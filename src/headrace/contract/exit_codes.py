@@ -22,11 +22,15 @@ class Exit(IntEnum):
 
 
 HELPS = {
-    Exit.OUT_OF_MEMORY: "raise driver.memory, or lower driver.max_offsets_per_trigger, in the pipeline file",
+    Exit.OUT_OF_MEMORY: (
+        "raise driver.memory in the pipeline file; or lower driver.max_offsets_per_trigger there, and give up the batch that is "
+        "planned already (runbook CRASH_LOOP)"
+    ),
     Exit.DISK_FULL: "free space on the disk of the storage root and of the drivers' scratch files (`headrace checkpoint prune`)",
     Exit.WORKER_LOST: (
-        "the driver's log shows what ended it; if it shows nothing the cause was memory: lower driver.max_offsets_per_trigger "
-        "in the pipeline file, or give the machine or pod more memory"
+        "the driver's log shows what ended it; if it shows nothing the cause was memory: give the machine or pod more, or "
+        "lower driver.max_offsets_per_trigger in the pipeline file and give up the batch that is planned already (runbook "
+        "CRASH_LOOP)"
     ),
 }
 """The remedy for exits that the same batch would cause again in the next driver."""

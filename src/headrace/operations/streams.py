@@ -1,4 +1,4 @@
-"""What the streams do, for people and tools: one row a query, from heartbeats, running drivers and the verdicts."""
+"""What the streams do, for people and tools: one row per query, from heartbeats, running drivers and verdicts."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ DriverState = Literal["RUNNING", "STARTING", "SILENT", "STOPPED", "DEAD", "NEVER
 class QueryRow:
     """One query. Ages in seconds, durations in milliseconds, times in milliseconds since 1970, lag in offsets.
 
-    `running_batch` is the batch that runs, since `running_seconds`, with the tasks that are known of it; `waits` says for
-    what it waits. Rates are in offsets a second over the newest batches.
+    `running_batch` has run for `running_seconds`; `tasks` counts those of its jobs so far. `waits` names what it waits for.
+    Rates are in offsets per second over the newest batches.
 
     `verdict` and `reason` are the query's (`supervision`); `wanted` and `restarts_left` the pipeline's. They are empty
     before the first pass of a supervisor, unless Kafka was asked.
@@ -62,21 +62,21 @@ class QueryRow:
 
     @property
     def running(self) -> str:
-        """The running batch in a few words, or "" where none runs."""
+        """Return the running batch in a few words, or "" if none runs."""
         if self.running_batch is None or self.running_seconds is None:
             return ""
         return self.waits or f"{self.tasks_done} of {self.tasks} tasks, {self.running_seconds:.0f} s"
 
     @property
     def catch_up_rate(self) -> float | None:
-        """Offsets a second by which the lag falls (negative: it grows); None if not known."""
+        """Return by how many offsets per second the lag falls (negative: it grows); None if that is unknown."""
         if self.taken_rate is None or self.arrival_rate is None:
             return None
         return round(self.taken_rate - self.arrival_rate, 2)
 
     @property
     def caught_up_seconds(self) -> float | None:
-        """In how many seconds the lag is gone at this rate; None if it does not fall or is not known."""
+        """Return in how many seconds the lag is gone at this rate; None if it does not fall or is unknown."""
         if self.lag == 0:
             return 0.0
         rate = self.catch_up_rate
@@ -86,8 +86,8 @@ class QueryRow:
 def rows(launcher: Launcher, pipelines: Iterable[Pipeline], bindings: Path | None = None) -> list[QueryRow]:
     """Return one row for each query of the pipelines, whether it runs or not.
 
-    With `bindings` (an admin's binding root) the verdicts are those of now: Kafka is asked, nothing is done. Without,
-    they are the last ones that a supervisor wrote.
+    With `bindings` (an admin's binding root) the verdicts are new: Kafka is asked, and nothing is changed. Without
+    them, the verdicts are the newest that a supervisor wrote.
     """
     ends = KafkaEnds(bindings) if bindings else None
     result = []
@@ -102,7 +102,7 @@ def rows(launcher: Launcher, pipelines: Iterable[Pipeline], bindings: Path | Non
 
 
 def strays(launcher: Launcher, pipelines: Collection[str], broken: Mapping[str, str]) -> dict[str, str]:
-    """Return by name why a pipeline cannot be judged: its file does not load, or is gone while its driver runs.
+    """Return pipeline -> why it cannot be judged: its file does not load, or is gone while its driver runs.
 
     `pipelines` are the names that load, `broken` those that do not, with the reason (`contract.load.Folder`).
     """

@@ -170,10 +170,12 @@ def test_a_signal_stops_sending_and_settles_what_was_sent(number: signal.Signals
 def test_a_fault_of_the_file_comes_after_what_was_sent_has_settled() -> None:
     def stream() -> Iterator[Record]:
         yield from records(5)
-        raise HeadraceError("x.csv, line 7 is not CSV: mend the line.")
+        raise HeadraceError("x.csv, line 7 is not CSV: correct the line.")
 
     producer = FakeProducer()
-    with pytest.raises(HeadraceError, match=r"line 7 is not CSV: mend the line\. \(In Kafka before it: 5 records\.\)"):
+    with pytest.raises(
+        HeadraceError, match=r"line 7 is not CSV: correct the line\. \(In Kafka before it: 5 records\.\)"
+    ):
         send(stream(), BINDING, ["pos"], paced=False, make_producer=producer)
     assert len(producer.log) == 5
 

@@ -168,7 +168,7 @@ def test_a_crash_loop_of_real_processes_ends_when_the_budget_is_spent_and_a_rest
     for _ in range(5):
         assert run_pass(context(failing)).action.kind == "NOTHING"
     assert len(starts.read_text()) == 1 + LIMITS.restarts
-    control.restart(launcher, NAME, by="ann", reason="mended")
+    control.restart(launcher, NAME, by="ann", reason="repaired")
     report = run_pass(context(launcher))
     assert (report.verdict, report.restarts_left) == ("IDLE", LIMITS.restarts)
 

@@ -60,7 +60,7 @@ def windows(
     account: Account, query: Query, transform: Transform, records: DataFrame, speed: DataFrame, cut: Cut, since_ms: int,
     tolerance: Decimal,
 ) -> None:  # fmt: skip
-    """Compare every closed window and key. `records` come from `batch.batch_of` and lie in the cut."""
+    """Compare every closed window and key. `records` come from `accounting.batch_of` and lie in the cut."""
     assert query.aggregate is not None
     window = query.aggregate.window
     assert window is not None
@@ -284,7 +284,7 @@ def _difference(row: Mapping[str, Any], keys: Sequence[str], values: Sequence[st
 def joined_differences(rows: Sequence[Row], key: Sequence[str], columns: Sequence[str]) -> list[Difference]:
     """Return one difference per key of joined rows that differ: a changed row is one difference, not two.
 
-    `rows` come from `batch.differing`, with the query's columns. `due` and `speed` are the values of the other columns, or None
+    `rows` come from `accounting.differing`, with the query's columns. `due` and `speed` are the values of the other columns, or None
     if there is no such row.
     """
     by_key: dict[tuple[Any, ...], list[Row]] = {}

@@ -1,8 +1,8 @@
 """Reconciliation: compare, query by query, what the streams wrote with what they should have according to the archive.
 
 Exact while the streams run, because of the order of reading: first the ledgers (what each sink must hold at least), then
-the sinks, then the ledgers again, then an archive snapshot that has reached them. See `reconcile_kinds` and
-`reconcile_rows` for the identities. Writes only the report and two Iceberg tables.
+the sinks, then the ledgers again, then an archive snapshot that has reached them. See `kinds`, `single_rows`
+and `newest_cells` for the identities. Writes only the report and two Iceberg tables.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def complete_since_ms(
 
 
 def since_ms(job: Job, topic: str, records: DataFrame) -> int:
-    """Return from when `topic` is complete; `records` (see `reconcile_sinks.topic`) are cached and were read before this call.
+    """Return from when `topic` is complete; `records` (see `sink_frames.topic`) are cached and were read before this call.
 
     Notes the ends of the topic for later runs. Raises Py4JError if Kafka does not answer.
     """

@@ -33,7 +33,7 @@ def in_topic(
 ) -> None:
     """Compare a projection's rows with the records of its topic.
 
-    `expected` has exactly the query's columns and SOURCE; `sent` comes from `reconcile_sinks.placed_by_id`. Only source
+    `expected` has exactly the query's columns and SOURCE; `sent` comes from `sink_frames.placed_by_id`. Only source
     offsets of the ledger's batches are compared; the caller leaves out batches that retention may have reached.
     """
     first, past = bounds.span(ledger, query.sources[0])
@@ -75,8 +75,8 @@ def in_files(
 ) -> None:
     """Compare a projection's rows with the directories of its folder: each must have exactly the rows of its batches.
 
-    The batches are those of the ledger. `placed` has the query's columns and `batch.BATCH`; `rows` comes from
-    `reconcile_sinks.files`. A batch without a directory forms its own group.
+    The batches are those of the ledger. `placed` has the query's columns and `accounting.BATCH`; `rows` comes from
+    `sink_frames.files`. A batch without a directory forms its own group.
     """
     complete = [directory for directory in directories if directory.last <= ledger[-1]["batch"]]
     taken = placed.sparkSession.createDataFrame(
@@ -124,8 +124,8 @@ def archive(
 ) -> None:  # fmt: skip
     """Check that the archive lacks no record, each refused record is a dead letter, and each dead letter a refused record.
 
-    `rows` are the archive's, each offset once; `losses` come from `batch_archive.losses`; `letters` come from
-    `reconcile_sinks.placed_by_id`, without those refused by a query instead of the contract. `since_ms` is the broker time
+    `rows` are the archive's, each offset once; `losses` come from `archive_reader.losses`; `letters` come from
+    `sink_frames.placed_by_id`, without those refused by a query instead of the contract. `since_ms` is the broker time
     from which the dead-letter topic is complete. `decoded` is the number of accepted records that today's contract still
     accepts (None: not determined); records that it now refuses are noted, but are not differences. `seen`: partition -> the
     offset before which refused records and letters were compared by an earlier run, and are left out.

@@ -22,7 +22,7 @@ class _TooLongError(Exception):
 
 
 class _Lines:
-    """The lines of a file for csv.reader. Keeps the lines of the current row, so that they can be returned."""
+    """The lines of a file for csv.reader. It keeps the lines of the current row, so that `give_back` can read them again."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
