@@ -17,6 +17,7 @@ from cassandra.cluster import Session
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from headrace.contract.limits import CQL_RESERVED_WORDS
 from tests.support.generated_columns import GROWN
 
 Row = dict[str, Any]
@@ -98,7 +99,8 @@ def drawn(
     keyable = [c for c, spec in columns.items() if spec["type"] in ("string", "int", "long", "boolean")]
     on: dict[str, str] = {}
     for column in random_.sample(keyable, min(len(keyable), pick([1, 1, 2]))):
-        on[pick([column, fresh({**columns, **on})])] = column
+        other = fresh({**columns, **on, **dict.fromkeys(CQL_RESERVED_WORDS)})
+        on[other if column in CQL_RESERVED_WORDS else pick([column, other])] = column
     values: dict[str, str] = {}
     for column in random_.sample(list(columns), pick([1, 2])):
         if columns[column]["type"] not in ("json", *UNREAD):

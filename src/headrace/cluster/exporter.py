@@ -49,7 +49,7 @@ SLOW_SECONDS = 300
 SERVER_SECONDS = 60
 CONNECT_SECONDS = 5
 
-# What every metric is, and its labels. A scrape gives each of them, with no sample where nothing is known.
+# Each metric with its meaning and labels. A scrape has all of them, without a sample where nothing is known.
 METRICS = {
     "headrace_exporter_part_up": ("1 if the exporter could read this part when it last tried.", ("part",)),
     "headrace_pipeline_wanted": ("1 if an operator wants the pipeline to run.", ("pipeline",)),
@@ -98,7 +98,7 @@ class Exporter:
         return []
 
     def collect(self) -> list[Metric]:
-        """Return all metrics. A part that cannot be read has no samples and `headrace_exporter_part_up` 0."""
+        """Return all metrics. A part that cannot be read has no samples, and its `headrace_exporter_part_up` is 0."""
         samples = _all(self._deployment, FAST) + [one for part in list(self._asked.values()) for one in part]
         families = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in METRICS.items()}
         for name, labels, value in samples:
@@ -111,7 +111,7 @@ class Exporter:
             self._asked[part] = _all(self._deployment, {part: ASKED[part]})
 
     def keep_asking(self, seconds: float, *parts: str) -> None:
-        """Ask for ever, with a pause of some seconds."""
+        """Ask the servers in an endless loop, with a pause of some seconds."""
         while True:
             self.ask(*parts)
             time.sleep(seconds)
@@ -120,7 +120,7 @@ class Exporter:
 def _all(
     deployment: Callable[[], Deployment], parts: dict[str, Callable[[Deployment], Iterable[Sample]]]
 ) -> list[Sample]:
-    """Return the samples of these parts; one that fails hides no other."""
+    """Return the samples of these parts; if one fails, the others are still there."""
     samples: list[Sample] = []
     for part, read in parts.items():
         up = 1.0

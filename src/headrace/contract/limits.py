@@ -30,5 +30,15 @@ compression (KAFKA-4169); the remainder is reserved for our headers and the reco
 FIRST_YEAR, LAST_YEAR = 1, 9999
 """Years of a timestamp or date: RFC 3339 writes them with four digits, and Python's and Arrow's readers accept them."""
 
+_RESERVED = """
+add allow alter and apply asc authorize batch begin by columnfamily create delete desc describe drop entries
+execute from full grant if in index infinity insert into is keyspace limit materialized modify nan norecursive
+not null of on or order primary rename revoke schema select set table to token truncate unlogged update use
+using view where with
+"""
+CQL_RESERVED_WORDS = frozenset(_RESERVED.split())
+"""Words that CQL takes as a name only in quotes (Cassandra 5.0, reserved_keywords.txt). The connector's direct join names a
+variable after each key column, without quotes."""
+
 LETTER_KEY_BYTES = 65_536
 """Bytes of a dead letter's key that are kept if the letter as a whole is too large."""

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import assert_never
 
 from headrace.contract.cassandra import tables
+from headrace.contract.limits import CQL_RESERVED_WORDS
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query, decimal_digits
 from headrace.contract.names import cassandra_table, dead_letter_topic
 from headrace.contract.rules_state import WINDOW_START
@@ -261,13 +262,18 @@ def one_query_has_one_folder_of_files(pipeline: Pipeline) -> Iterator[str]:
 
 
 def dimension_key_is_known(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse a dimension key with columns that are not required: the direct join needs all of them."""
+    """Refuse a dimension key with columns that are not required, or whose names the connector cannot use in a direct join."""
     for name, dimension in pipeline.dimensions.items():
         for column in dimension.key:
             if column not in dimension.columns:
                 yield f"dimensions.{name}.key: {column!r} is not a column of {name}; {choices(column, dimension.columns)}"
             elif not dimension.columns[column].required:
                 yield f"dimensions.{name}.key: {column} may be null; set required: true on it"
+            if column in CQL_RESERVED_WORDS:
+                yield (
+                    f"dimensions.{name}.key: {column} is a reserved word of CQL, and Spark's Cassandra connector cannot look up "
+                    "rows by a column of that name; name the column otherwise, also in the table"
+                )
 
 
 def spark_reads_the_decimals(pipeline: Pipeline) -> Iterator[str]:

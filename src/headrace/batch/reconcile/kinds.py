@@ -284,8 +284,8 @@ def _difference(row: Mapping[str, Any], keys: Sequence[str], values: Sequence[st
 def joined_differences(rows: Sequence[Row], key: Sequence[str], columns: Sequence[str]) -> list[Difference]:
     """Return one difference per key of joined rows that differ: a changed row is one difference, not two.
 
-    `rows` come from `accounting.differing`, with the query's columns. `due` and `speed` are the values of the other columns, or None
-    if there is no such row.
+    `rows` come from `accounting.differing`, with the query's columns. `due` and `speed` are the values of the other columns,
+    or None if there is no such row.
     """
     by_key: dict[tuple[Any, ...], list[Row]] = {}
     for row in sorted(rows, key=lambda entry: [str(entry[column]) for column in columns]):
