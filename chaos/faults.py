@@ -215,6 +215,16 @@ def _two_starts(ground: Ground, rng: random.Random) -> None:
         thread.join()
 
 
+def _step_clock(ground: Ground, rng: random.Random) -> None:
+    """Restart a driver on a clock that is up to a day slow or fast; the next start finds the right one."""
+    ground.clock_step.write_text(str(rng.choice([-1, 1]) * rng.choice([90, 3_600, 86_400])))
+    try:
+        ground.headrace("stream", "restart", rng.choice(ground.pipelines), "--reason", "chaos")
+        time.sleep(rng.uniform(5, 20))
+    finally:
+        ground.clock_step.unlink(missing_ok=True)
+
+
 FAULTS: dict[str, Act] = {
     "driver killed": _kill_driver,
     "driver's Python killed": _kill_python,
@@ -230,6 +240,7 @@ FAULTS: dict[str, Act] = {
     FULL_DISK: _fill_disk,
     "supervisor killed": _kill_supervisor,
     "two starts at once": _two_starts,
+    "clock stepped": _step_clock,
     "restart": _command("stream", "restart", "--reason", "chaos"),
     "upgrade": _command("stream", "upgrade", "--batches", "1", "--minutes", "3"),
     "snapshot": _command("checkpoint", "snapshot"),

@@ -72,6 +72,7 @@ class Ground:
                 for path in source.iterdir():
                     if path.stem in {*self.pipelines, "main", "batch"} and path.suffix in {".yaml", ".py"}:
                         shutil.copy(path, self.tree / name)
+        shutil.copy(checkout / "spark_jobs" / "main.py", self.tree / "spark_jobs" / "true_main.py")
         venv = Path(sys.executable).parent if checkout == PROJECT else checkout / ".venv" / "bin"
         self.command = venv / "headrace"
 
@@ -144,6 +145,11 @@ class Ground:
             return [process, *process.children(recursive=True)] if process else []
         except psutil.NoSuchProcess:
             return []
+
+    @property
+    def clock_step(self) -> Path:
+        """The file with the seconds by which the clock of each driver that starts now is wrong."""
+        return self.tree / "clock-step"
 
     def limit_storage(self) -> None:
         """Put the storage root on a disk that is small enough to be filled, if this user may mount one."""
