@@ -105,6 +105,8 @@ queries:
       paid_at: {type: timestamp, required: true}
     sinks:
       - {kind: cassandra, partition_key: [order_id], writetime: paid_at}
+      - {kind: kafka, topic: chain_newest, key: order_id, identity: [order_id, paid_at]}
+      - {kind: files}
   best:
     sources: [chain_paid]
     mode: update
@@ -135,7 +137,7 @@ from pyspark.sql import functions as F
 
 
 def newest(chain_paid):
-    return chain_paid.select("order_id", "shop_id", "amount", "paid_at", "headrace_source")
+    return chain_paid.select("order_id", "shop_id", "amount", "paid_at")
 
 
 def best(chain_paid):
@@ -296,6 +298,8 @@ def test_a_chain_of_drivers_is_exact_after_both_were_killed(
     compared = {name: (account["status"], account["compared"]) for name, account in accounts.items()}
     assert compared == {
         "newest table": ("PASSED", len(expected.newest)),
+        "newest topic": ("PASSED", expected.paid),
+        "newest files": ("PASSED", len(messages)),
         "best table": ("PASSED", len(expected.best)),
         f"archive_{PAID} topic": ("PASSED", len(messages)),
     }, accounts

@@ -28,10 +28,10 @@ def compare(
 ) -> None:  # fmt: skip
     """Compare the newest cells of each key with the sink, to the millisecond, Cassandra's precision.
 
-    `rows` are those that the query made of the cut's records, with SOURCE and `accounting.BATCH`. `sure_from` is the first
-    batch whose rows are certainly in the sink: an older row may be there or not, and only one that is there is compared.
-    `left_since` is the first batch whose cells cannot have expired. `speed` may have ENTERED: a deletion came before, and
-    covers everything older. A newer row in the sink is pending.
+    `rows` are those that the query made of the cut's records, with `accounting.BATCH`, and SOURCE if it is known. `sure_from`
+    is the first batch whose rows are certainly in the sink: an older row is compared only if it is there. `left_since` is the
+    first batch whose cells cannot have expired. `speed` may have ENTERED: a deletion came before, and covers everything older.
+    A newer row in the sink is pending.
     """
     key, time = [*sink.partition_key, *sink.clustering_key], sink.writetime
     columns = [name for name in query.columns if name not in key]
@@ -39,12 +39,14 @@ def compare(
         if isinstance(rows.schema[name].dataType, TimestampType):
             rows = rows.withColumn(name, F.date_trunc("millisecond", name))
 
+    place = F.col(SOURCE) if SOURCE in rows.columns else F.lit(None).alias(SOURCE)
+
     def newest_of(cell: str, name: str, taken: Column) -> Column:
         fields = (
             F.col(time).alias("at"),
             *sinks.cell_order(rows, cell),
             F.col(accounting.BATCH).alias("batch"),
-            F.col(SOURCE),
+            place,
         )
         return F.max(F.when(F.col(cell).isNotNull() & taken, F.struct(*fields))).alias(f"_{name}_{cell}")
 
@@ -106,6 +108,8 @@ def _difference(row: Mapping[str, Any], key: Sequence[str], names: Sequence[str]
     )
     for cell in filter(None, newest.values()):
         source = cell[SOURCE]
+        if source is None:
+            continue
         difference = placed(difference, source["topic"], source["partition"], (source["offset"],) * 2, [cell["batch"]])
     return difference
 

@@ -45,6 +45,7 @@ from headrace.batch.reconcile.scope import Scope
 from headrace.contract import names
 from headrace.contract.job_files import ReconcileSpec
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Query, Sink
+from headrace.contract.platform_columns import SOURCE
 from headrace.driver import refusals
 from headrace.driver.queries import Transform
 from headrace.store import file_sink, generation, ledger
@@ -188,8 +189,8 @@ def _compare(
                 speed = scope_.with_age(query, sink, speed, observed.generation)
                 kinds.joined(account, query, transform, sides, times, speed, cut, late, milliseconds=cassandra)
             elif account.kind == "rows":
-                made = transform(sides[first])
-                _compare_rows(job, query, sink, account, made, observed, cut, scope.rows_ms[observed.name])
+                since_ms = scope.rows_ms[observed.name]
+                _compare_rows(job, query, sink, account, transform, sides[first], observed, cut, since_ms)
             elif account.kind == "lookups" and isinstance(sink, CassandraSink) and sink.writetime != "batch":
                 lookups.compare(job, query, sink, account, sides[first], speed, cut)
             else:
@@ -199,29 +200,38 @@ def _compare(
 
 
 def _compare_rows(
-    job: Job, query: Query, sink: Sink, account: Account, made: DataFrame, observed: Observed, cut: Cut, since_ms: int
-) -> None:
+    job: Job, query: Query, sink: Sink, account: Account, transform: Transform, records: DataFrame, observed: Observed,
+    cut: Cut, since_ms: int,
+) -> None:  # fmt: skip
+    """Compare single rows with a sink."""
     speed = observed.rows[account.sink]
     match sink:
         case KafkaSink():
             kept = _kept(cut.certain, max(since_ms, retained.since_ms(job, sink.topic, speed)))
-            sent = sink_frames.placed_by_id(speed, query.sources[0])
             if not kept:
                 account.note = f"{sink.topic} has no batch of that time: retention deleted it, or there was none"
+            elif sink.identity == "source":
+                sent = sink_frames.placed_by_id(speed, query.sources[0])
+                single_rows.in_topic(account, query, transform(records), sent, kept)
             else:
-                single_rows.in_topic(account, query, made, sent, kept)
+                made = single_rows.placed(transform, records, [kept])
+                single_rows.by_identity(account, query, sink, made, speed, kept, observed.generation.number)
         case FilesSink():
-            placed = accounting.batch_of(made, cut.ledger)
             low = bounds.first_batch(cut.certain, observed.all_directories, since_ms) if since_ms else 0
             kept = [record for record in cut.certain if record["batch"] >= low]
             if kept:
-                single_rows.in_files(account, query, placed, speed, kept, observed.directories)
+                made, directories = single_rows.placed(transform, records, [kept]), observed.directories
+                if SOURCE not in made.columns:
+                    speed, directories = single_rows.as_one(speed, kept, directories)
+                single_rows.in_files(account, query, made, speed, kept, directories)
             else:
                 account.note = "no batch of that time"
         case CassandraSink():
-            placed = accounting.batch_of(made, _kept(cut.certain, since_ms)).where(F.col(accounting.BATCH).isNotNull())
-            left = time_to_live.left_since(sink, cut)
-            newest_cells.compare(account, query, sink, placed, speed, left_since=left)
+            left, kept = time_to_live.left_since(sink, cut), _kept(cut.certain, since_ms)
+            if kept:
+                portions = [r for r in kept if r["batch"] < left], [r for r in kept if r["batch"] >= left]
+                made = single_rows.placed(transform, records, portions)
+                newest_cells.compare(account, query, sink, made, speed, left_since=left)
             if since_ms:  # an earlier batch may have written the newer row
                 account.pending = 0
         case _:

@@ -7,6 +7,7 @@ differ are compared row by row. A duplicate from an at-least-once write is not a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from types import MappingProxyType
 
 from pyspark.sql import Column, DataFrame
@@ -17,15 +18,42 @@ from headrace.batch.archive_reader import Archive
 from headrace.batch.reconcile import bounds, sink_frames
 from headrace.batch.reconcile.kinds import KEEP
 from headrace.batch.reconcile.sink_frames import OFFSET, PARTITION
-from headrace.contract.model import Query
+from headrace.contract.model import KafkaSink, Query
 from headrace.contract.platform_columns import SOURCE
 from headrace.driver import sinks
+from headrace.driver.queries import Transform
 from headrace.store.file_sink import Directory
 from headrace.store.gaps import Loss
 from headrace.store.job_reports import Account, Difference
 from headrace.store.ledger import BatchRecord
 
 BUCKET = 4096  # source offsets
+
+
+def placed(transform: Transform, records: DataFrame, portions: Sequence[Sequence[BatchRecord]]) -> DataFrame:
+    """Return the rows that a query made of the records of some batches, with `accounting.BATCH`.
+
+    A transform need not return SOURCE. Without it, each row has the last batch of its portion.
+    """
+    frames = []
+    for ledger in filter(None, portions):
+        number = F.col(accounting.BATCH)
+        made = transform(records.where(number.between(ledger[0]["batch"], ledger[-1]["batch"])))
+        last = F.lit(ledger[-1]["batch"])
+        frames.append(
+            accounting.batch_of(made, ledger) if SOURCE in made.columns else made.withColumn(accounting.BATCH, last)
+        )
+    return reduce(DataFrame.unionByName, frames)
+
+
+def as_one(
+    rows: DataFrame, ledger: Sequence[BatchRecord], directories: Sequence[Directory]
+) -> tuple[DataFrame, list[Directory]]:
+    """Return the rows of a folder's directories, and the directories, as if the ledger's batches shared one directory."""
+    first, last = ledger[0]["batch"], ledger[-1]["batch"]
+    inside = [directory.first for directory in directories if first <= directory.first and directory.last <= last]
+    together = rows.where(F.col("batch_id").isin(inside)).withColumn("batch_id", F.lit(first))
+    return together, [Directory(first, last, "")]
 
 
 def in_topic(
@@ -65,28 +93,64 @@ def in_topic(
     by_batch(account, pairs.withColumn("what", what), query.sources[0], ledger)
 
 
+def by_identity(
+    account: Account, query: Query, sink: KafkaSink, made: DataFrame, sent: DataFrame, ledger: Sequence[BatchRecord],
+    generation: int,
+) -> None:  # fmt: skip
+    """Compare rows that declared columns identify with the records of their topic: each row is the newest one of its id.
+
+    `made` are the rows of the ledger's batches, with the query's columns; `sent` comes from `sink_frames.topic`. A record that
+    another batch or generation wrote need not be a row of these batches.
+    """
+    texts = made.select(sinks.identity(sink).alias("_id"), sinks.json_of(query).alias("text"))
+    ours = texts.groupBy("_id").agg(F.collect_set("text").alias("texts"))
+    records = sink_frames.identified(sent.withColumn("_text", F.col("value").cast("string")), query, sink)
+    theirs = sink_frames.newest_of_each(records.select("_id", "_text", sink_frames.GENERATION, sink_frames.BATCH))
+    by_these = (F.col(sink_frames.GENERATION) == generation) & F.col(sink_frames.BATCH).between(
+        ledger[0]["batch"], ledger[-1]["batch"]
+    )
+    with accounting.persisted(ours.join(theirs, "_id", "full")) as pairs:
+        what = F.when(F.col("_text").isNull(), "missing in the sink").when(
+            by_these & ~F.coalesce(F.array_contains("texts", F.col("_text")), F.lit(False)),
+            F.when(F.col("texts").isNull(), "in the sink without records").otherwise("differs"),
+        )
+        wrong = pairs.withColumn("what", what).where("what IS NOT NULL")
+        account.compared = pairs.where("texts IS NOT NULL").count()
+        account.differing = wrong.count()
+        for row in wrong.orderBy("_id").limit(KEEP).collect():
+            account.differences.append(
+                Difference(
+                    row.what,
+                    {"id": row["_id"]},
+                    due={"row": row.texts[0]} if row.texts else None,
+                    speed={"row": row["_text"]} if row["_text"] else None,
+                    batches=() if row[sink_frames.BATCH] is None else (row[sink_frames.BATCH],),
+                )
+            )
+
+
 def in_files(
     account: Account,
     query: Query,
-    placed: DataFrame,
+    made: DataFrame,
     rows: DataFrame,
     ledger: Sequence[BatchRecord],
     directories: Sequence[Directory],
 ) -> None:
     """Compare a projection's rows with the directories of its folder: each must have exactly the rows of its batches.
 
-    The batches are those of the ledger. `placed` has the query's columns and `accounting.BATCH`; `rows` comes from
+    The batches are those of the ledger. `made` comes from `placed`, with the query's columns; `rows` comes from
     `sink_frames.files`. A batch without a directory forms its own group.
     """
     complete = [directory for directory in directories if directory.last <= ledger[-1]["batch"]]
-    taken = placed.sparkSession.createDataFrame(
+    taken = made.sparkSession.createDataFrame(
         [(directory.first, directory.last) for directory in complete], "_first BIGINT, _last BIGINT"
     )
     number = F.col(accounting.BATCH)
-    placed = placed.where(number.between(ledger[0]["batch"], ledger[-1]["batch"]))
+    made = made.where(number.between(ledger[0]["batch"], ledger[-1]["batch"]))
     inside = (F.col("_first") <= number) & (number <= F.col("_last"))
     digest = F.xxhash64(*query.columns)
-    made = placed.join(F.broadcast(taken), inside, "left").groupBy(F.coalesce("_first", number).alias("batch"))
+    made = made.join(F.broadcast(taken), inside, "left").groupBy(F.coalesce("_first", number).alias("batch"))
     made = made.agg(F.count(F.lit(1)).alias("made_rows"), F.sum(digest).alias("made_hash"))
     by_directory = rows.where(F.col("batch_id").isin([directory.first for directory in complete])).groupBy(
         F.col("batch_id").alias("batch")

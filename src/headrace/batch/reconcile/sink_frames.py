@@ -127,23 +127,24 @@ def newest_of_each(records: DataFrame) -> DataFrame:
 
 
 def rows_of(records: DataFrame, query: Query, sink: KafkaSink) -> DataFrame:
-    """Return the rows of a topic, each once: the newest record's, with the query's columns and GENERATION.
+    """Return the rows of a topic, each once: the newest record's, with the query's columns and GENERATION."""
+    newest = newest_of_each(identified(records, query, sink))
+    return newest.select(*(F.col(f"_row.{name}").alias(name) for name in query.columns), GENERATION)
 
-    Rows with a declared identity are matched by their columns: an id of an older release may stand for two rows
+
+def identified(records: DataFrame, query: Query, sink: KafkaSink) -> DataFrame:
+    """Return the records of a topic with `_row`, the query's columns, and of their own columns those that begin with `_`.
+
+    Rows with a declared identity get the `_id` of their columns: an id of an older release may stand for two rows
     (`sinks.identity`).
     """
-    options = {"timestampFormat": sinks.JSON_TIMESTAMP}
-    row = F.from_json(F.col("value").cast("string"), ddl(query.columns), options)
+    row = F.from_json(F.col("value").cast("string"), ddl(query.columns), {"timestampFormat": sinks.JSON_TIMESTAMP})
     parsed = records.withColumn("_row", row)
-    if sink.identity != "source":
-        identified = parsed.select(
-            *(F.col(f"_row.{name}") for name in query.columns), *(n for n in parsed.columns if n[0] == "_")
-        )
-        parsed = identified.withColumn("_id", sinks.identity(sink)).select(
-            *(n for n in identified.columns if n[0] == "_")
-        )
-    newest = newest_of_each(parsed)
-    return newest.select(*(F.col(f"_row.{name}").alias(name) for name in query.columns), GENERATION)
+    inner = [name for name in parsed.columns if name[0] == "_"]
+    if sink.identity == "source":
+        return parsed.select(*inner)
+    rows = parsed.select(*(F.col(f"_row.{name}") for name in query.columns), *inner)
+    return rows.withColumn("_id", sinks.identity(sink)).select(*inner)
 
 
 def placed_by_id(records: DataFrame, source: str) -> DataFrame:
