@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import random
 import time
+import traceback
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -93,7 +94,9 @@ def played(
 
 
 def short(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:3000]}"
+    """Return an error with the place where it was raised."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in line {place.lineno} of {Path(place.filename).name}: {str(error)[:3000]}"
 
 
 def feed(runner: Runner, senders: Senders, random_: random.Random, checks: Checks) -> None:
