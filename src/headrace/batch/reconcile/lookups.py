@@ -26,10 +26,15 @@ from headrace.store.job_reports import Account
 
 
 def compare(
-    job: Job, query: Query, sink: CassandraSink, account: Account, records: DataFrame, speed: DataFrame, cut: Cut
-) -> None:
-    """Compare a query's table with the rows over the cut's records and today's dimensions; `records` are of its topic."""
+    job: Job, query: Query, sink: CassandraSink, account: Account, records: DataFrame, speed: DataFrame, cut: Cut,
+    since_ms: int,
+) -> None:  # fmt: skip
+    """Compare a query's table with the rows over the cut's records and today's dimensions; `records` are of its topic.
+
+    Only the rows of batches that began since `since_ms` (milliseconds since 1970; 0: of all) are compared.
+    """
     (topic,) = query.sources
+    kept = [record for record in cut.certain if record["began_ms"] >= since_ms]
     letters_topic = names.dead_letter_topic(topic)
     with accounting.persisted(sink_frames.topic(job, letters_topic)) as every:
         every.count()
@@ -39,9 +44,10 @@ def compare(
         dimensions = queries.dimension_frames(job.spark, job.pipeline, query)
         transform = refusals.taken(job.transforms[account.query], job.pipeline, query)
         made = lookup_keys.guarded(transform(**{topic: records}, **dimensions), job.pipeline, query)
-        rows = accounting.batch_of(made, cut.certain).where(F.col(accounting.BATCH).isNotNull())
+        rows = accounting.batch_of(made, kept).where(F.col(accounting.BATCH).isNotNull())
         rows = matched(query, rows, sink_frames.placed_by_id(letters, topic))
-        newest_cells.compare(account, query, sink, rows, speed, sure_from, time_to_live.left_since(sink, cut))
+        left = time_to_live.left_since(sink, cut)
+        newest_cells.compare(account, query, sink, rows, speed, sure_from, left, complete=not since_ms)
 
 
 def matched(query: Query, rows: DataFrame, letters: DataFrame) -> DataFrame:

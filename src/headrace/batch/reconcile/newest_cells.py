@@ -24,14 +24,14 @@ from headrace.store.job_reports import Account, Difference
 
 def compare(
     account: Account, query: Query, sink: CassandraSink, rows: DataFrame, speed: DataFrame, sure_from: int = 0,
-    left_since: int = 0,
+    left_since: int = 0, *, complete: bool = True,
 ) -> None:  # fmt: skip
     """Compare the newest cells of each key with the sink, to the millisecond, Cassandra's precision.
 
     `rows` are those that the query made of the cut's records, with `accounting.BATCH`, and SOURCE if it is known. `sure_from`
     is the first batch whose rows are certainly in the sink: an older row is compared only if it is there. `left_since` is the
     first batch whose cells cannot have expired. `speed` may have ENTERED: a deletion came before, and covers everything older.
-    A newer row in the sink is pending.
+    A newer row in the sink is pending, if the rows are `complete`: otherwise an earlier batch may have written it.
     """
     key, time = [*sink.partition_key, *sink.clustering_key], sink.writetime
     columns = [name for name in query.columns if name not in key]
@@ -84,7 +84,7 @@ def compare(
         unknown = both.where(~fields).count()
         if unknown:
             account.note = f"{unknown} keys are not compared: {_why_unknown(query, left_since)}"
-        account.pending = both.where(newer & ~wrong).count()
+        account.pending = both.where(newer & ~wrong).count() if complete else 0
         differing = both.where(wrong)
         account.differing = differing.count()
         for row in differing.orderBy(*key).limit(KEEP).collect():

@@ -189,10 +189,11 @@ def _compare(
                 speed = scope_.with_age(query, sink, speed, observed.generation)
                 kinds.joined(account, query, transform, sides, times, speed, cut, late, milliseconds=cassandra)
             elif account.kind == "rows":
-                since_ms = scope.rows_ms[observed.name]
+                # A row of a table may be changed at any time, so only a limit on days leaves rows out.
+                since_ms = spec.since_ms if isinstance(sink, CassandraSink) else scope.rows_ms[observed.name]
                 _compare_rows(job, query, sink, account, transform, sides[first], observed, cut, since_ms)
             elif account.kind == "lookups" and isinstance(sink, CassandraSink) and sink.writetime != "batch":
-                lookups.compare(job, query, sink, account, sides[first], speed, cut)
+                lookups.compare(job, query, sink, account, sides[first], speed, cut, spec.since_ms)
             else:
                 account.exempt = True
                 account.note = f"{account.kind} keep no past state to compare with: not compared"
@@ -231,9 +232,7 @@ def _compare_rows(
             if kept:
                 portions = [r for r in kept if r["batch"] < left], [r for r in kept if r["batch"] >= left]
                 made = single_rows.placed(transform, records, portions)
-                newest_cells.compare(account, query, sink, made, speed, left_since=left)
-            if since_ms:  # an earlier batch may have written the newer row
-                account.pending = 0
+                newest_cells.compare(account, query, sink, made, speed, left_since=left, complete=not since_ms)
         case _:
             assert_never(sink)
 

@@ -111,8 +111,8 @@ def widen(
                 left = [time_to_live.left_since(s, cut) for s in query.sinks if time_to_live.left_since_ms(s)]
                 first = min([totals.batch + 1, *left])
                 _widen(since, bounds.first_offsets([[r for r in cut.ledger if r["batch"] >= first]], 0))
-        elif kind == "lookups":
-            needed.append(0)
+        elif kind == "lookups" or (kind == "rows" and any(isinstance(sink, CassandraSink) for sink in query.sinks)):
+            needed.append(0)  # a row of a table may be changed at any time, and has no batch
     scope.archive_ms = min(needed, default=spec.at_ms) if scope.keeps else spec.since_ms
     for name in rows:
         if kind_of(wanted[name]) == "rows":
