@@ -170,7 +170,7 @@ def test_a_null_of_another_type_than_text_finds_no_row_whatever_made_it(
     records = spark.createDataFrame(rows, "id string, text string").alias(spark_plan.SOURCE)
     shops = spark.createDataFrame([(0, "nil"), (1, "one")], "shop int, name string")
     shops.writeTo("lake.looking_up.shops").createOrReplace()
-    table, found = spark.table("lake.looking_up.shops"), {"known": "one", "zero": "nil"}
+    table, names_found = spark.table("lake.looking_up.shops"), {"known": "one", "zero": "nil"}
     given = F.expr("try_cast(text AS int)") * 1
     frames = {
         "left": lambda: records.join(table, given == table.shop, "left"),
@@ -178,12 +178,12 @@ def test_a_null_of_another_type_than_text_finds_no_row_whatever_made_it(
         "inner": lambda: records.join(table, given == table.shop),
     }
     frame = frames[kind]()
-    all_, key = found if kind == "inner" else dict.fromkeys(dict(rows)) | found, {"known": 1, "zero": 0}
+    all_, key = names_found if kind == "inner" else dict.fromkeys(dict(rows)) | names_found, {"known": 1, "zero": 0}
     guarded_frame = guarded(frame, pipeline, pipeline.queries["named"])
     for result in (frame, guarded_frame):
         assert names_by_record(result) == all_
         assert {row["id"]: row["shop"] for row in result.collect()} == {name: key.get(name) for name in all_}
-        assert result.where("name IS NULL AND shop IS NULL").count() == len(all_) - len(found)
+        assert result.where("name IS NULL AND shop IS NULL").count() == len(all_) - len(names_found)
     assert guarded_frame.schema == frame.schema
     assert (guarded_frame is frame) == (kind == "inner"), "an inner join leaves null out by itself"
     if kind != "inner":

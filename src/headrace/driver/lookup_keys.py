@@ -146,14 +146,14 @@ def _without_found(spark: SparkSession, join: Any, side: int, lookup: _Lookup) -
     (_, copy) = spark_plan.children_of(frame.crossJoin(frame)._jdf.queryExecution().analyzed())
     renamed = dict(zip(map(_id, _elements(table.output())), _elements(copy.output()), strict=True))
 
-    def found(column: Any) -> Any:  # noqa: ANN401
+    def masked(column: Any) -> Any:  # noqa: ANN401
         if _id(column) not in renamed:
             return column
         value = F.when(lookup.usable, _column(spark, renamed[_id(column)]))._jc.expr()
         named_as = column.name(), column.exprId(), column.qualifier(), option.apply(column.metadata())
         return named(spark, f"{expressions}.Alias")(value, *named_as, to_seq([]))
 
-    output = to_seq([found(column) for column in _elements(join.output())])
+    output = to_seq([masked(column) for column in _elements(join.output())])
     left, right = (join.left(), copy) if side else (copy, join.right())
     joined = _joined(spark, join, left, right, lookup.condition(renamed))
     return named(spark, "org.apache.spark.sql.catalyst.plans.logical.Project")(output, joined)

@@ -269,9 +269,9 @@ def _compare_totals(
     earlier = scope.totals.get(account.query)
     if earlier is not None:
         since = records.where(F.col(accounting.BATCH) > earlier.batch)
-        found = compared(replace(account, differences=[]), since, earlier)
-        if not found.differing:
-            return found
+        account_since = compared(replace(account, differences=[]), since, earlier)
+        if not account_since.differing:
+            return account_since
         (topic,) = query.sources
         records = archived.placed(job, archived.read(job, topic, archives[topic]), cut)
     return compared(account, records, None)
