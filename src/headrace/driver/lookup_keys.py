@@ -2,9 +2,9 @@
 
 Cassandra answers a read by null, by an empty key or by one beyond its limit with an error instead of no row, so one such
 record would end every batch. In the condition of the join, the texts of such a key become a text that no row has. No value of
-another type is known to be in no row: if a key has no text, the record looks up some other key, and an outer join then takes
-the columns of the row that it found away. An inner join leaves null out by itself. Expressions of the transform are followed,
-because the condition is taken from Spark's plan.
+another type is known to be in no row: if a key has no text, the record looks up some other key, and an outer join then gives
+null instead of that row's columns. An inner join leaves null out by itself. Expressions of the transform are followed, because
+the condition is taken from Spark's plan.
 """
 
 from __future__ import annotations
