@@ -42,7 +42,7 @@ from tests.support.servers import wait_until
 pytestmark = [pytest.mark.platform, pytest.mark.timeout(1200)]
 
 QUERIES = ("items", "product_totals", "tumbling", "final_windows")
-SUFFIX = "_restored"
+SUFFIX, GIVEN_UP = "_restored", "_given_up"
 TOPIC = f"pos{SUFFIX}"
 
 
@@ -65,7 +65,7 @@ def stage(
         project,
         tmp_path,
         "pos_sales",
-        suffix=SUFFIX,
+        suffix=GIVEN_UP if request.param == "for a batch" else SUFFIX,
         queries=QUERIES,
         trigger="200 milliseconds",
         edit=_with_files,
@@ -144,13 +144,13 @@ def test_a_snapshot_of_a_running_pipeline_restores_to_exact_sinks_and_accounting
 
 def _require_exact_end(stage: Stage) -> dict[str, Any]:
     """Wait until every window is closed that the events close, stop, and compare all. Returns the topic's records."""
-    topics = {TOPIC: stage.read(TOPIC)}
+    ((topic, source),) = stage.pipeline.sources.items()
+    topics = {topic: stage.read(topic)}
     oracle = Oracle(stage.pipeline.sources, topics)
-    source = stage.pipeline.sources[TOPIC]
-    rows = oracle.rows[TOPIC]
+    rows = oracle.rows[topic]
     stage.await_quiet(
         {
-            name: final_watermark(source, rows, query.watermark[TOPIC])
+            name: final_watermark(source, rows, query.watermark[topic])
             for name, query in stage.pipeline.queries.items()
             if query.watermark
         }
@@ -212,11 +212,11 @@ def _require_drills(stage: Stage, project: Path, taken: dict[str, str]) -> None:
 
 
 def _require_exact(stage: Stage, oracle: Oracle, topics: dict[str, Any]) -> None:
-    ledgers = actual.require_ledgers(stage)
-    rows = oracle.rows[TOPIC]
-    actual.require_archive(stage, TOPIC, topics[TOPIC], rows)
-    wanted = {actual.coordinates(TOPIC, place): (row["product_id"], row["amount"]) for place, row in rows.items()}
-    items, _ = actual.distinct(stage.read(f"pos_items{SUFFIX}"))
+    ledgers, suffix, (topic,) = actual.require_ledgers(stage), stage.name.removeprefix("pos_sales"), topics
+    rows = oracle.rows[topic]
+    actual.require_archive(stage, topic, topics[topic], rows)
+    wanted = {actual.coordinates(topic, place): (row["product_id"], row["amount"]) for place, row in rows.items()}
+    items, _ = actual.distinct(stage.read(f"pos_items{suffix}"))
     query = stage.pipeline.queries["items"]
     actual.same({name: actual.row_of(query, actual.parse(m.value)) for name, m in items.items()}, wanted, "items")
 
@@ -227,18 +227,18 @@ def _require_exact(stage: Stage, oracle: Oracle, topics: dict[str, Any]) -> None
     actual.same(sorted(files), sorted(wanted.values()), "files")
 
     name = stage.name
-    actual.same(actual.totals(stage.table(name, "product_totals")), oracle.totals(TOPIC), "product_totals")
-    speed = oracle.windows(TOPIC, ledgers["tumbling"], FIVE_MINUTES, FIVE_MINUTES)
+    actual.same(actual.totals(stage.table(name, "product_totals")), oracle.totals(topic), "product_totals")
+    speed = oracle.windows(topic, ledgers["tumbling"], FIVE_MINUTES, FIVE_MINUTES)
     actual.same(actual.windows(stage.table(name, "tumbling")), speed, "tumbling")
-    late = oracle.windows(TOPIC, ledgers["tumbling"], FIVE_MINUTES, FIVE_MINUTES, late=True)
+    late = oracle.windows(topic, ledgers["tumbling"], FIVE_MINUTES, FIVE_MINUTES, late=True)
     assert late, "no record was late: the test tells nothing of the late rule"
     closed_us = ledgers["final_windows"][-1]["watermark_ms"] * 1000
     finals: dict[str, Any] = {}
-    for message in sorted(stage.read(f"pos_final_windows{SUFFIX}"), key=lambda m: int(m.header("headrace.generation"))):
+    for message in sorted(stage.read(f"pos_final_windows{suffix}"), key=lambda m: int(m.header("headrace.generation"))):
         finals[message.header("headrace.id")] = message  # of one id, the newest generation's record is the one
     closed = {
         key: sums
-        for key, sums in oracle.windows(TOPIC, ledgers["final_windows"], FIVE_MINUTES, FIVE_MINUTES).items()
+        for key, sums in oracle.windows(topic, ledgers["final_windows"], FIVE_MINUTES, FIVE_MINUTES).items()
         if key[1] <= closed_us
     }
     actual.same(actual.windows(actual.parse(m.value) for m in finals.values()), closed, "final_windows")
@@ -261,12 +261,12 @@ def _planned(stage: Stage) -> dict[str, int]:
 
 
 @pytest.mark.long(group="checkpoints")
-@pytest.mark.parametrize("stage", ["a folder"], indirect=True)
+@pytest.mark.parametrize("stage", ["for a batch"], indirect=True)
 def test_a_planned_batch_is_given_up_by_a_restore_and_planned_again_in_smaller_ones_and_what_it_wrote_counts_once(
     stage: Stage, tmp_path: Path, seed: int
 ) -> None:
     """A driver that has no memory for a batch repeats it for ever, because the batch is in Spark's log (ADR 44)."""
-    events = list(stream(seed, {"pos": 1200}, hours=24, suffix=SUFFIX, products=30))
+    events = list(stream(seed, {"pos": 1200}, hours=24, suffix=GIVEN_UP, products=30))
     third, few, plan = len(events) // 3, 150, tmp_path / "plan.json"
     stage.start_and_wait()
     _feed(stage, events[:third])
