@@ -96,7 +96,7 @@ def test_what_a_docstring_names_is_there(package: str) -> None:
     assert {path: names for path, names in missing.items() if names} == {}
 
 
-def test_a_docstring_that_names_a_module_or_a_name_of_old_is_found() -> None:
+def test_a_docstring_with_a_former_name_of_a_module_or_function_is_found() -> None:
     text = "`sink_frames.rows`, `sink_frames.nobody`, `reconcile_sinks.rows`, `sasl.jaas.config`, `store.paths`"
     assert list(missing_in(text)) == ["sink_frames.nobody", "reconcile_sinks.rows"]
 

@@ -1,4 +1,4 @@
-"""kube-score over the whole platform as rendered: what it finds is corrected, or skipped in writing with the reason."""
+"""kube-score checks the rendered charts of all components. Each finding is corrected, or skipped with a written reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dead letters on a real Kafka: read, replayed after the contract was corrected, failed again; and all adds up all the time.
+"""Dead letters on a real Kafka: read, replayed after the contract was corrected, failed again. The accounts always balance.
 
 One stateless pipeline, two drivers' lives, two reconciliations.
 """

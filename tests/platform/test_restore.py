@@ -265,7 +265,7 @@ def _planned(stage: Stage) -> dict[str, int]:
 def test_a_planned_batch_is_given_up_by_a_restore_and_planned_again_in_smaller_ones_and_what_it_wrote_counts_once(
     stage: Stage, tmp_path: Path, seed: int
 ) -> None:
-    """A driver that has no memory for a batch repeats it for ever, because the batch is in Spark's log (ADR 44)."""
+    """A driver that has no memory for a batch repeats it forever, because the batch is in Spark's log (ADR 44)."""
     events = list(stream(seed, {"pos": 1200}, hours=24, suffix=GIVEN_UP, products=30))
     third, few, plan = len(events) // 3, 150, tmp_path / "plan.json"
     stage.start_and_wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,6 @@ from tests.support.sink_ends import load
 
 pytestmark = pytest.mark.spark
 
-DDL = "order_id string, sku string, price decimal(12,2)"
 Row = tuple[str, str, str | None]
 LEDGER = [taken(0, 0, 2, topic="placed"), taken(1, 2, 5, topic="placed")]
 
@@ -52,11 +52,8 @@ def test_rows_with_a_declared_identity_are_compared_by_it_whatever_their_places(
             )
             for row, generation, batch in sent
         ]
-        topic = parts[0]
-        for part in parts[1:]:
-            topic = topic.unionByName(part)
         account = Account("lines", "topic", "rows")
-        single_rows.by_identity(account, query, sink, made, topic, LEDGER, 2)
+        single_rows.by_identity(account, query, sink, made, reduce(DataFrame.unionByName, parts), LEDGER, 2)
         return account
 
     even = [(row, 2, 1) for row in rows]
@@ -97,7 +94,7 @@ def test_a_transform_that_returns_no_place_has_its_rows_compared_in_all_batches_
         return account
 
     good = [("o1", "a", 0), ("o1", "b", 0), ("o2", "c", 1), ("o3", "d", 4)]
-    assert (compared(good).differences, compared(good).compared) == ([], 3), "batch 4 is none of the ledger"
+    assert (compared(good).differences, compared(good).compared) == ([], 3), "batch 4 is not in the ledger"
     (difference,) = compared(good[1:]).differences
     assert (difference.what, difference.batches, difference.offsets) == ("differs", (0, 1), {"placed/0": (0, 4)})
 

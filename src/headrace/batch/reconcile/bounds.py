@@ -16,6 +16,11 @@ Firsts = dict[str, dict[int, int]]
 """topic -> partition -> the first offset that is needed."""
 
 
+def begun_since(records: Iterable[BatchRecord], since_ms: int) -> list[BatchRecord]:
+    """Return the batches that began since a time (milliseconds since 1970; 0: all)."""
+    return [record for record in records if record["began_ms"] >= since_ms]
+
+
 def first_batch(records: Sequence[BatchRecord], directories: Sequence[Directory], since_ms: int) -> int:
     """Return the first batch that began since a time (milliseconds since 1970), or the one after the newest if none did.
 
@@ -28,7 +33,7 @@ def first_batch(records: Sequence[BatchRecord], directories: Sequence[Directory]
 def first_offsets(ledgers: Iterable[Sequence[BatchRecord]], since_ms: int) -> Firsts:
     """Return the first offsets of all batches of several queries that began since a time."""
     firsts: Firsts = {}
-    for record in (record for records in ledgers for record in records if record["began_ms"] >= since_ms):
+    for record in (record for records in ledgers for record in begun_since(records, since_ms)):
         for topic, parts in record["offsets"].items():
             known = firsts.setdefault(topic, {})
             for partition, (start, _) in parts.items():

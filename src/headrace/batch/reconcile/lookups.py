@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from headrace.batch import accounting
 from headrace.batch.finite_job import Job
-from headrace.batch.reconcile import newest_cells, retained, sink_frames, time_to_live
+from headrace.batch.reconcile import bounds, newest_cells, retained, sink_frames, time_to_live
 from headrace.batch.reconcile.kinds import Cut
 from headrace.batch.reconcile.sink_frames import OFFSET, PARTITION
 from headrace.contract import names
@@ -34,7 +34,7 @@ def compare(
     Only the rows of batches that began since `since_ms` (milliseconds since 1970; 0: of all) are compared.
     """
     (topic,) = query.sources
-    kept = [record for record in cut.certain if record["began_ms"] >= since_ms]
+    kept = bounds.begun_since(cut.certain, since_ms)
     letters_topic = names.dead_letter_topic(topic)
     with accounting.persisted(sink_frames.topic(job, letters_topic)) as every:
         every.count()

@@ -208,7 +208,7 @@ def _compare_rows(
     speed = observed.rows[account.sink]
     match sink:
         case KafkaSink():
-            kept = _kept(cut.certain, max(since_ms, retained.since_ms(job, sink.topic, speed)))
+            kept = bounds.begun_since(cut.certain, max(since_ms, retained.since_ms(job, sink.topic, speed)))
             if not kept:
                 account.note = f"{sink.topic} has no batch of that time: retention deleted it, or there was none"
             elif sink.identity == "source":
@@ -228,7 +228,7 @@ def _compare_rows(
             else:
                 account.note = "no batch of that time"
         case CassandraSink():
-            left, kept = time_to_live.left_since(sink, cut), _kept(cut.certain, since_ms)
+            left, kept = time_to_live.left_since(sink, cut), bounds.begun_since(cut.certain, since_ms)
             if kept:
                 portions = [r for r in kept if r["batch"] < left], [r for r in kept if r["batch"] >= left]
                 made = single_rows.placed(transform, records, portions)
@@ -275,10 +275,6 @@ def _compare_totals(
         (topic,) = query.sources
         records = archived.placed(job, archived.read(job, topic, archives[topic]), cut)
     return compared(account, records, None)
-
-
-def _kept(records: Sequence[BatchRecord], since_ms: int) -> list[BatchRecord]:
-    return [record for record in records if record["began_ms"] >= since_ms]
 
 
 def _unwritten(job: Job, name: str, archives: Mapping[str, Archive]) -> Account:
