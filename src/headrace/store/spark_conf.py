@@ -116,6 +116,9 @@ def _streams(pipeline: Pipeline) -> dict[str, str]:
         # Adaptive plans are disabled for stateful streams anyway, and the fingerprint describes a fixed plan.
         "spark.sql.adaptive.enabled": "false",
         **pace.LEVELS[0].conf,
+        # Java's serializer keeps what it has written until a reset, by default after 100 objects. Part of a persisted batch that
+        # does not fit into memory is written to disk in objects of 4 MB and more: 100 of them exceed a heap.
+        "spark.serializer.objectStreamReset": "1",
         # Spark's default costs 0.12 CPU seconds before every task, more than decoding a small batch.
         "spark.python.daemon.module": "headrace.driver.python_daemon",
         "spark.sql.streaming.metricsEnabled": "true",
