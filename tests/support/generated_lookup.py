@@ -24,6 +24,9 @@ Row = dict[str, Any]
 UNREAD = ("decimal(38,0)", "decimal(38,38)")
 """Decimals that do not fit decimal(38,18), as which Cassandra's connector reads every one."""
 
+JULIAN, GREGORIAN = date(1582, 10, 4), date(1582, 10, 15)
+"""The last day of the Julian calendar and the first one of the Gregorian, for Java."""
+
 
 @dataclass(frozen=True)
 class Lookup:
@@ -69,6 +72,7 @@ class Lookup:
             if not can_be_a_key(key):
                 continue
             other = random_.choice(records)
+            key = tuple(in_milliseconds(value) for value in key)
             self.rows[key] = {name: other[column] for name, column in self.values.items()}
         columns = [*self.on, *self.values]
         names, marks = ", ".join(f'"{column}"' for column in columns), ", ".join("?" * len(columns))
@@ -84,9 +88,17 @@ def grown(text: Column, times: int) -> Column:
 
 
 def can_be_a_key(values: tuple[Any, ...]) -> bool:
-    """Return whether Cassandra takes a partition key: 1 to 65,535 bytes in all; each of several parts takes 3 more."""
+    """Return whether Cassandra takes a partition key: 1 to 65,535 bytes in all; each of several parts takes 3 more.
+
+    A time before 1582-10-15 and the ten days before it are no keys here: no record finds their rows.
+    """
     if None in values:
         return False
+    for value in values:
+        if isinstance(value, datetime) and value.date() < GREGORIAN:
+            return False
+        if isinstance(value, date) and not isinstance(value, datetime) and JULIAN < value < GREGORIAN:
+            return False
     sizes = [len(value.encode()) if isinstance(value, str) else 8 for value in values]
     return 1 <= sum(sizes) + 3 * len(values) * (len(values) > 1) <= 65_535
 
@@ -96,7 +108,7 @@ def drawn(
 ) -> tuple[Row, Lookup]:
     """Return a dimension whose columns have the types of a source's `columns`, and the lookup in it."""
     pick = random_.choice
-    keyable = [c for c, spec in columns.items() if spec["type"] in ("string", "int", "long", "boolean")]
+    keyable = [c for c, spec in columns.items() if spec["type"] != "json" and not spec["type"].startswith("decimal")]
     on: dict[str, str] = {}
     for column in random_.sample(keyable, min(len(keyable), pick([1, 1, 2]))):
         other = fresh({**columns, **on, **dict.fromkeys(CQL_RESERVED_WORDS)})
@@ -114,12 +126,13 @@ def drawn(
     return content, Lookup(name, pipeline, on, values, type_, matched, times)
 
 
+def in_milliseconds(value: Any) -> Any:
+    """Return a value as Cassandra stores it: times to the millisecond."""
+    return value.replace(microsecond=value.microsecond // 1000 * 1000) if isinstance(value, datetime) else value
+
+
 def in_table(value: Any) -> Any:
     """Return a value as the connector reads it: times to the millisecond, and no day between 4 and 15 October 1582."""
-    if isinstance(value, datetime):
-        return value.replace(microsecond=value.microsecond // 1000 * 1000)
-    return (
-        value + timedelta(days=10)
-        if isinstance(value, date) and date(1582, 10, 4) < value < date(1582, 10, 15)
-        else value
-    )
+    if isinstance(value, date) and not isinstance(value, datetime) and JULIAN < value < GREGORIAN:
+        return value + timedelta(days=10)
+    return in_milliseconds(value)

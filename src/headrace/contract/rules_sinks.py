@@ -274,6 +274,11 @@ def dimension_key_is_known(pipeline: Pipeline) -> Iterator[str]:
                     f"dimensions.{name}.key: {column} is a reserved word of CQL, and Spark's Cassandra connector cannot look up "
                     "rows by a column of that name; name the column otherwise, also in the table"
                 )
+            if column in dimension.columns and decimal_digits(dimension.columns[column].type):
+                yield (
+                    f"dimensions.{name}.key: {column} is a {dimension.columns[column].type}, and in a key of Cassandra 1.5 and "
+                    "1.50 are different; declare it as string or long, also in the table"
+                )
 
 
 def spark_reads_the_decimals(pipeline: Pipeline) -> Iterator[str]:

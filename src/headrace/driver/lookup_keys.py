@@ -1,10 +1,13 @@
 """A record whose key no row of a dimension can have finds no row: its query looks up another key instead.
 
 Cassandra answers a read by null, by an empty key or by one beyond its limit with an error instead of no row, so one such
-record would end every batch. In the condition of the join, the texts of such a key become a text that no row has. No value of
-another type is known to be in no row: if a key has no text, the record looks up some other key, and an outer join then gives
-null instead of that row's columns. An inner join leaves null out by itself. Expressions of the transform are followed, because
-the condition is taken from Spark's plan.
+record would end every batch. It gets a time from the connector in milliseconds, and one before 1582-10-15 moved by days
+(`driver.cassandra_times`), so such a record would find the row of another time.
+
+In the condition of the join, the texts of such a key become a text that no row has. No value of another type is known to be in
+no row. If a key has no text, an inner join gets only the records with a usable key; in an outer one the record looks up some
+other key, and then gets null instead of that row's columns. Expressions of the transform are followed, because the condition
+is taken from Spark's plan.
 """
 
 from __future__ import annotations
@@ -29,9 +32,7 @@ NO_ROW = f"\x01{secrets.token_hex(16)}"
 """A key that no row has: nobody knows it before this process begins."""
 
 SIZES = {"boolean": 1, "int": 4, "date": 4, "long": 8, "timestamp": 8}
-"""Bytes of a value in a Cassandra key. A decimal has at most 20: four of scale, and 38 digits."""
-DECIMAL_SIZE = 20
-
+"""Bytes of a value in a Cassandra key. A decimal cannot be in a dimension's key."""
 
 SOME = {"boolean": "false", "timestamp": "1970-01-01 00:00:00", "date": "1970-01-01"}
 """Some value of a type, as text. Of every other one it is 0."""
@@ -92,20 +93,29 @@ def _frame(spark: SparkSession, plan: Any) -> DataFrame:  # noqa: ANN401 - a Jav
 
 
 def can_be_a_key(dimension: Dimension, given: dict[str, Column]) -> Column:
-    """Return whether Cassandra answers a read by these values of the key's columns, never null."""
+    """Return whether a read of the connector by these values of the key's columns gives their own row, never null."""
+    kinds = {name: dimension.columns[name].type for name in given}
     sizes = [
-        F.octet_length(value) if (kind := dimension.columns[name].type) == "string" else F.lit(_size(kind))
-        for name, value in given.items()
+        F.octet_length(value) if kinds[name] == "string" else F.lit(SIZES[kinds[name]]) for name, value in given.items()
     ]
     several = len(dimension.key) > 1
     more = limits.CASSANDRA_KEY_PART_BYTES * len(dimension.key) if several else 0
     # An empty part of a key with several parts is allowed.
     fits = (reduce(add, sizes) + F.lit(more)).between(1, limits.CASSANDRA_KEY_BYTES)
-    return reduce(and_, [value.isNotNull() for value in given.values()]) & fits
+    unchanged = [CHANGED[kinds[name]](value) for name, value in given.items() if kinds[name] in CHANGED]
+    return reduce(and_, [*(value.isNotNull() for value in given.values()), *unchanged]) & fits
 
 
-def _size(kind: str) -> int:
-    return SIZES.get(kind, DECIMAL_SIZE)
+def _time_stays(time: Column) -> Column:
+    return (F.date_trunc("millisecond", time) == time) & (time >= F.lit("1582-10-15").cast("timestamp"))
+
+
+def _day_stays(day: Column) -> Column:
+    return ~day.between(F.lit("1582-10-05").cast("date"), F.lit("1582-10-14").cast("date"))
+
+
+CHANGED = {"timestamp": _time_stays, "date": _day_stays}
+"""Types of which the connector changes some values, and whether it gives Cassandra a value as it is."""
 
 
 def _guarded(spark: SparkSession, node: Any, tables: list[Dimension]) -> tuple[Any, bool]:  # noqa: ANN401 - Java objects
@@ -124,6 +134,8 @@ def _guarded(spark: SparkSession, node: Any, tables: list[Dimension]) -> tuple[A
                 return _joined(spark, node, node.left(), node.right(), lookup.condition({})), True
             if lookup and str(node.joinType()) == ("LeftOuter", "RightOuter")[1 - side]:
                 return _without_found(spark, node, side, lookup), True
+            if lookup and CHANGED.keys() & lookup.kinds.values():
+                return _of_usable(spark, node, side, lookup), True
     return node, changed
 
 
@@ -157,6 +169,16 @@ def _without_found(spark: SparkSession, join: Any, side: int, lookup: _Lookup) -
     left, right = (join.left(), copy) if side else (copy, join.right())
     joined = _joined(spark, join, left, right, lookup.condition(renamed))
     return named(spark, "org.apache.spark.sql.catalyst.plans.logical.Project")(output, joined)
+
+
+def _of_usable(spark: SparkSession, join: Any, side: int, lookup: _Lookup) -> Any:  # noqa: ANN401
+    """Return an inner join with a table that gets only the records with a usable key."""
+    filter_ = named(spark, "org.apache.spark.sql.catalyst.plans.logical.Filter")
+    left, right = (
+        child if number == side else filter_(lookup.usable._jc.expr(), child)
+        for number, child in enumerate(spark_plan.children_of(join))
+    )
+    return join.copy(left, right, join.joinType(), join.condition(), join.hint())
 
 
 def _elements(sequence: Any) -> list[Any]:  # noqa: ANN401
