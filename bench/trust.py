@@ -16,13 +16,11 @@ import argparse
 import csv
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,41 +28,23 @@ from typing import Any
 import psutil
 
 from bench import measure
+from bench.commands import HEADRACE, PROJECT, lags, platform, run, settings_of
 from headrace.access.bindings import read_kafka
 from headrace.contract.load import load_pipelines
-from headrace.local.settings import Settings
-from headrace.operations.produce import run as produce
+from headrace.operations.produce import run as producing
 from headrace.operations.produce.mix import DEMO_RATES, Mix
 
-PROJECT = Path(__file__).resolve().parent.parent
 HOME = PROJECT / "bench" / "out" / "trust"
-HEADRACE = PROJECT / ".venv" / "bin" / "headrace"
-PORTS = {"kafka_port": 29092, "kafka_controller_port": 29093, "cassandra_port": 29042, "cassandra_storage_port": 27000,
-         "cassandra_jmx_port": 27199}  # fmt: skip
 SAMPLE_SECONDS = 0.2
 
 
 def main() -> None:
     """Start the platform, measure one part, and remove everything."""
     options = _options()
-    with _platform() as environment:
+    with platform(HOME, kafka_heap="512m", cassandra_heap="1g") as environment:
         parts = {"refresh": _refresh, "quality": _quality, "day": _day}
         parts[options.part](environment, options)
         print(f"load {os.getloadavg()[0]:.1f}", flush=True)
-
-
-@contextmanager
-def _platform() -> Iterator[dict[str, str]]:
-    shutil.rmtree(HOME, ignore_errors=True)
-    settings = {"home": HOME, "airflow": "false", "kafka_heap": "512m", "cassandra_heap": "1g", **PORTS}
-    environment = os.environ | {f"HEADRACE_{name.upper()}": str(value) for name, value in settings.items()}
-    try:
-        _run(environment, "up")
-        _run(environment, "provision")
-        yield environment
-    finally:
-        _run(environment, "down")
-        shutil.rmtree(HOME, ignore_errors=True)
 
 
 def _refresh(environment: dict[str, str], options: argparse.Namespace) -> None:
@@ -128,36 +108,19 @@ def _processed(environment: dict[str, str], mix: Mix, start: datetime, pipelines
     """Produce a mix and wait until the drivers have processed it; then stop them."""
     began = time.monotonic()
     pipelines_known = load_pipelines(PROJECT / "pipelines")
-    summary = produce.produce_generated(read_kafka(_settings().bindings()), pipelines_known, mix, None, None, start)
+    summary = producing.produce_generated(
+        read_kafka(settings_of(HOME).bindings()), pipelines_known, mix, None, None, start
+    )
     print(f"{summary.sent:,} records are produced after {time.monotonic() - began:.0f} s", flush=True)
-    _run(environment, "stream", "start", *pipelines)
+    run(environment, "stream", "start", *pipelines)
     while True:
-        status = json.loads(_run(environment, "stream", "status", *pipelines, "--json", codes=(0, 3)))
-        lags = _lags(status)
-        print(f"  {time.monotonic() - began:.0f} s, lag of all queries {sum(lags)}", flush=True)
-        if lags and not any(lags):
+        waiting = lags(environment, *pipelines)
+        print(f"  {time.monotonic() - began:.0f} s, lag of all queries {sum(waiting)}", flush=True)
+        if waiting and not any(waiting):
             break
         time.sleep(10)
     time.sleep(40)  # the archive waits up to 30 s for records
-    _run(environment, "stream", "stop", *pipelines)
-
-
-def _lags(document: Any) -> list[int]:  # noqa: ANN401 - JSON
-    if isinstance(document, dict):
-        here = [document["lag"]] if isinstance(document.get("lag"), int) else []
-        return here + [lag for value in document.values() for lag in _lags(value)]
-    return [lag for value in document for lag in _lags(value)] if isinstance(document, list) else []
-
-
-def _settings() -> Settings:
-    return Settings.load(home=HOME, airflow=False, **PORTS)
-
-
-def _run(environment: dict[str, str], *words: str, codes: tuple[int, ...] = (0,)) -> str:
-    done = subprocess.run([HEADRACE, *words], env=environment, cwd=PROJECT, capture_output=True, text=True, check=False)
-    if done.returncode not in codes:
-        sys.exit(f"headrace {' '.join(words)} ended with {done.returncode}: {done.stderr[-2000:]}")
-    return done.stdout
+    run(environment, "stream", "stop", *pipelines)
 
 
 def _measured(

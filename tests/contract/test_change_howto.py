@@ -42,8 +42,9 @@ CHANGES: list[tuple[str, list[dict[str, Any]]]] = [
     ("a shorter `retention`", [{"sources.sales.retention": "1 day"}]),
     ("more partitions of a keyed topic", [{"sources.sales.partitions": 4}]),
     ("fewer partitions", [{"sources.sales.partitions": 1}]),
-    ("another trigger or description", [
-        {"queries.windows.trigger": "9 seconds"}, {"queries.windows.description": "other words"},
+    ("another trigger, freshness or description", [
+        {"queries.windows.trigger": "9 seconds"}, {"queries.windows.freshness": "50 seconds"},
+        {"queries.windows.description": "other words"},
     ]),
     ("a new column", [{"queries.windows.columns.tip": TIP}]),
     ("a column gets a wider decimal", [{"queries.windows.columns.total.type": "decimal(30,2)"}]),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from pathlib import Path
 
 from headrace.access.bindings import KafkaBinding
@@ -122,6 +123,15 @@ def test_an_archive_waits_for_more_records_but_for_no_more_than_a_batch_may_have
     assert spark_conf.archive_options(good, "30s") == {"minOffsetsPerTrigger": "5000", "maxTriggerDelay": "30s"}
     bounded = good.model_copy(update={"driver": good.driver.model_copy(update={"max_offsets_per_trigger": 7})})
     assert spark_conf.archive_options(bounded, "30s")["minOffsetsPerTrigger"] == "7"
+
+
+def test_few_records_wait_for_more_only_as_long_as_the_freshness_of_their_query_allows(good: Pipeline) -> None:
+    query = next(iter(good.queries.values())).model_copy(update={"trigger": timedelta(seconds=2)})
+    assert spark_conf.query_options(good, query) == {}
+    fresh = query.model_copy(update={"freshness": timedelta(seconds=8)})
+    assert spark_conf.query_options(good, fresh) == {"minOffsetsPerTrigger": "2000", "maxTriggerDelay": "3000ms"}
+    bounded = good.model_copy(update={"driver": good.driver.model_copy(update={"max_offsets_per_trigger": 7})})
+    assert spark_conf.query_options(bounded, fresh)["minOffsetsPerTrigger"] == "7"
 
 
 def test_a_written_record_is_acknowledged_by_all_and_may_hold_a_complete_source_record() -> None:

@@ -297,6 +297,10 @@ class Query(Strict):
     dimensions: list[Name] = Field(default_factory=list, description="Dimensions, the transform's last parameters.")
     mode: Literal["append", "update", "complete"] = Field(description="Spark's output mode.")
     trigger: Duration = Field(timedelta(seconds=2), description="Minimum time between two batches.")
+    freshness: Duration | None = Field(
+        None,
+        description="Maximum age of a record whose batch is written; few records wait for more as long as it allows.",
+    )
     watermark: dict[Name, Duration] = Field(default_factory=dict, description="Watermark delay of each source.")
     late: Literal["drop", "include"] | None = Field(
         None, description="What happens to late rows; required with an aggregate or a join."

@@ -9,7 +9,8 @@ from datetime import timedelta
 from headrace.contract import rules_sinks, rules_state, rules_topics
 from headrace.contract.cassandra import directory_columns
 from headrace.contract.cron import cron_problem
-from headrace.contract.model import Column, Pipeline, decimal_digits
+from headrace.contract.freshness import TRIGGERS, waits
+from headrace.contract.model import Column, Pipeline, decimal_digits, format_duration
 from headrace.contract.names import ARCHIVE_PREFIX
 from headrace.contract.platform_columns import OWN_PREFIX
 from headrace.contract.wording import choices
@@ -139,6 +140,23 @@ def refreshes_can_be_carried_out(pipeline: Pipeline) -> Iterator[str]:
             yield f"{key}: queries write every column of {name}; remove the refresh, or add a column that it writes"
 
 
+def freshness_can_be_kept(pipeline: Pipeline) -> Iterator[str]:
+    """Refuse a freshness that is longer than the pipeline's promise, or that leaves no time to wait."""
+    for name, query in pipeline.queries.items():
+        place = f"queries.{name}.freshness"
+        if query.freshness and query.freshness > pipeline.slo.freshness:
+            yield (
+                f"{place}: {format_duration(query.freshness)} is longer than slo.freshness, "
+                f"{format_duration(pipeline.slo.freshness)}; declare at most that, or raise slo.freshness"
+            )
+        elif query.freshness and waits(query) <= timedelta(0):
+            yield (
+                f"{place}: {format_duration(query.freshness)} leaves no time to wait for records with trigger "
+                f"{format_duration(query.trigger)}; declare more than {format_duration(TRIGGERS * query.trigger)}, or shorten "
+                "the trigger"
+            )
+
+
 RULES = (
     names_are_free,
     columns_are_possible,
@@ -147,5 +165,6 @@ RULES = (
     retention_is_positive,
     queries_read_what_exists,
     queries_have_checkpoints_of_their_own,
+    freshness_can_be_kept,
     refreshes_can_be_carried_out,
 )

@@ -238,7 +238,8 @@ def build(
     for topic in query.sources:
         contract = pipeline.sources[topic]
         if streaming:
-            raw = source.stream(driver.spark, pipeline, topic, kafka, starting_ms=starting_ms)
+            waits = spark_conf.query_options(pipeline, query)
+            raw = source.stream(driver.spark, pipeline, topic, kafka, starting_ms=starting_ms, more=waits)
         else:
             raw = source.as_batch(driver.spark, pipeline, topic, kafka)
         typed = source.accepted(raw, contract, source.added_columns(query, contract), passed)

@@ -11,8 +11,9 @@ from datetime import timedelta
 from headrace.access import object_store
 from headrace.access.bindings import READ_COMMITTED
 from headrace.contract import state
+from headrace.contract.freshness import waits
 from headrace.contract.kafka import WRITTEN_RECORD_BYTES
-from headrace.contract.model import CassandraSink, Pipeline
+from headrace.contract.model import CassandraSink, Pipeline, Query
 from headrace.contract.names import (
     BINDING_MOUNT,
     CASSANDRA_CATALOG,
@@ -37,6 +38,9 @@ ARCHIVE_TRIGGER = timedelta(seconds=10)
 
 ARCHIVE_OFFSETS = 5_000
 """This many new records make an archive batch at once. Fewer wait for more, at most ARCHIVE_DELAY."""
+
+BATCH_OFFSETS = 2_000
+"""This many new records make a batch of a declared query at once. Fewer wait as long as its `freshness` allows."""
 
 ARCHIVE_DELAY = "spark.headrace.archive.delay"
 """The setting for how long an archive, and with it the dead letters, waits for more records."""
@@ -222,12 +226,23 @@ def source_options(pipeline: Pipeline, source: str) -> dict[str, str]:
 
 
 def archive_options(pipeline: Pipeline, delay: str) -> dict[str, str]:
-    """Return the Kafka source options of an archive query besides `source_options`: few records wait up to `delay`.
+    """Return the Kafka source options of an archive query besides `source_options`: few records wait up to `delay`."""
+    return _waiting(pipeline, ARCHIVE_OFFSETS, delay)
+
+
+def query_options(pipeline: Pipeline, query: Query) -> dict[str, str]:
+    """Return the Kafka source options of a declared query besides `source_options`: few records wait as `freshness` allows."""
+    milliseconds = waits(query) // timedelta(milliseconds=1)
+    return _waiting(pipeline, BATCH_OFFSETS, f"{milliseconds}ms") if milliseconds else {}
+
+
+def _waiting(pipeline: Pipeline, offsets: int, delay: str) -> dict[str, str]:
+    """Return the options by which a batch begins at this many waiting offsets, or `delay` after the batch before.
 
     A batch, its commit and its files cost the same for ten records as for a thousand. The first batch after a start does
     not wait (KafkaMicroBatchStream.delayBatch).
     """
-    least = min(ARCHIVE_OFFSETS, pipeline.driver.max_offsets_per_trigger)
+    least = min(offsets, pipeline.driver.max_offsets_per_trigger)
     return {"minOffsetsPerTrigger": str(least), "maxTriggerDelay": delay}
 
 
