@@ -11,7 +11,7 @@ import random
 import shutil
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -29,7 +29,8 @@ from headrace.operations.drivers import desired_state
 from headrace.operations.provision.run import provision
 from tests.support import actual, crash
 from tests.support.batch import deployment_of, reconciled
-from tests.support.drivers import SAFE_PATH, Stage, group_of
+from tests.support.crashing import crashing, run_into
+from tests.support.drivers import Stage, group_of
 from tests.support.typed import Typed
 
 pytestmark = [pytest.mark.platform, pytest.mark.long(group="platform"), pytest.mark.timeout(1800)]
@@ -243,15 +244,10 @@ def _repeat_a_batch(writer: Stage, plan: Path) -> None:
 
     A batch that was planned before the kill may join nothing: then the next one is the one to repeat.
     """
-    environment = dict(writer.launcher.environment) | {"HEADRACE_CRASH_PLAN": str(plan)} | SAFE_PATH
-    killed = Stage(
-        writer.settings,
-        writer.pipeline,
-        replace(writer.launcher, main=Path(crash.__file__), environment=environment),
-    )
+    killed = crashing(writer, plan)
     before = writer.ends(PAID)
     for skipped in range(5):
-        killed.run_into(plan, {"point": crash.AFTER_SINK, "query": "paid", "skip": skipped, "delay_ms": 0})
+        run_into(killed, plan, {"point": crash.AFTER_SINK, "query": "paid", "skip": skipped, "delay_ms": 0})
         if writer.ends(PAID) != before:
             return
     raise AssertionError(f"no batch wrote to {PAID}: {killed.log[-3000:]}")

@@ -27,7 +27,8 @@ from headrace.local.settings import Settings
 from headrace.operations.clients import cassandra_session
 from headrace.operations.produce.send import send
 from tests.support import actual, crash
-from tests.support.drivers import DEADLINE_SECONDS, SAFE_PATH, Content, Stage, make_stage
+from tests.support.crashing import ENTRY_POINT, run_into, variables
+from tests.support.drivers import DEADLINE_SECONDS, Content, Stage, make_stage
 from tests.support.events import Feeder, stream
 from tests.support.expected import FIVE_MINUTES, Oracle, final_watermark
 
@@ -87,8 +88,8 @@ def test_a_driver_killed_in_any_window_of_a_batch_loses_and_doubles_nothing(
         trigger="200 milliseconds",
         edit=_with_files,
         transforms="\n\nfiles = items\n",
-        main=Path(crash.__file__),
-        environment={"HEADRACE_CRASH_PLAN": str(plan)} | SAFE_PATH,
+        main=ENTRY_POINT,
+        environment=variables(plan),
     )
     events = stream(seed, {"pos": 60_000}, hours=24, suffix="_crash", products=30)
     # sent last, after the watermark has passed them: on a slow machine a batch holds hours of events, and nothing else is late
@@ -98,7 +99,7 @@ def test_a_driver_killed_in_any_window_of_a_batch_loses_and_doubles_nothing(
         with Feeder(stage.admin, events, burst=12) as feeder, watch:
             for number, wanted in enumerate(_plans(random.Random(seed), rounds)):
                 print(f"round {number}: {wanted}, {feeder.sent} records sent")
-                stage.run_into(plan, wanted)
+                run_into(stage, plan, wanted)
             stage.start()
             stage.await_until(lambda: watch.seen > 0, "totals are seen")
         _await_quiet(stage)  # else they share a batch with what makes them late

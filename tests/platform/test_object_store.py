@@ -19,7 +19,8 @@ from headrace.local.settings import Settings
 from headrace.store import file_sink, small_files, trees
 from headrace.store.checkpoint_log import newest_batch
 from tests.support import actual, crash
-from tests.support.drivers import SAFE_PATH, Content, Stage, make_stage
+from tests.support.crashing import ENTRY_POINT, run_into, variables
+from tests.support.drivers import Content, Stage, make_stage
 from tests.support.events import Feeder, stream
 from tests.support.expected import FIVE_MINUTES, Oracle, final_watermark
 from tests.support.objects import BUCKET, give
@@ -66,9 +67,8 @@ def stage(
         edit=_with_files,
         transforms="\n\nfiles = items\n",
         root=f"{SCHEME}{BUCKET}/platform",
-        main=Path(crash.__file__),
-        environment={"HEADRACE_CRASH_PLAN": str(tmp_path / "plan.json"), "SPARK_HOME": str(_spark_home(tmp_path))}
-        | SAFE_PATH,
+        main=ENTRY_POINT,
+        environment=variables(tmp_path / "plan.json") | {"SPARK_HOME": str(_spark_home(tmp_path))},
         conf={  # an executor that is a process of its own, as on a cluster: it has no binding
             "spark.master": "local-cluster[1,2,600]",
             "spark.executor.memory": "600m",
@@ -103,7 +103,7 @@ def test_a_driver_on_an_object_store_that_is_killed_loses_and_doubles_nothing(
         for point, query in KILLS:
             wanted = {"point": point, "query": query, "skip": dice.randrange(2), "delay_ms": dice.randrange(400)}
             print(f"{wanted}, {feeder.sent} records sent")
-            stage.run_into(plan, wanted)
+            run_into(stage, plan, wanted)
             _leave_half(stage)
     with Watch() as watch:
         stage.start_and_wait()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,8 @@ from headrace.store.job_reports import UpkeepReport
 from headrace.store.records import to_json
 from tests.support import actual, crash
 from tests.support.batch import deployment_of
-from tests.support.drivers import SAFE_PATH, Stage, group_offsets, make_stage
+from tests.support.crashing import crashing, run_into
+from tests.support.drivers import Stage, group_offsets, make_stage
 from tests.support.events import stream
 from tests.support.expected import FIVE_MINUTES, Oracle, final_watermark
 from tests.support.objects import BUCKET, give
@@ -273,10 +273,8 @@ def test_a_planned_batch_is_given_up_by_a_restore_and_planned_again_in_smaller_o
     stage.await_quiet()
     assert stage.stop() == 0
     stage.send((event.topic, event.key, event.value) for event in events[third : 2 * third])
-    crashing = dict(stage.launcher.environment) | {"HEADRACE_CRASH_PLAN": str(plan)} | SAFE_PATH
-    launcher = replace(stage.launcher, main=Path(crash.__file__), environment=crashing)
-    killed = Stage(stage.settings, stage.pipeline, launcher)
-    killed.run_into(plan, {"point": crash.AFTER_SINK, "query": "product_totals", "skip": 0, "delay_ms": 0})
+    killed = crashing(stage, plan)
+    run_into(killed, plan, {"point": crash.AFTER_SINK, "query": "product_totals", "skip": 0, "delay_ms": 0})
     given_up = _planned(stage)
     assert given_up["product_totals"] > few, "its rows are written, and its batch is in no ledger"
 

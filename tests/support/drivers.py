@@ -7,7 +7,6 @@ it, in the file and in the transforms; all other names derive from the file.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -140,14 +139,6 @@ class Stage:
         code = self.await_end()
         self.child = None
         return code
-
-    def run_into(self, plan: Path, wanted: Mapping[str, Any]) -> None:
-        """Run a driver that `tests.support.crash` kills at a point of its plan, until its entire group is gone."""
-        plan.write_text(json.dumps(wanted))
-        self.start()
-        assert self.await_end() == -9, self.log[-6000:]
-        assert plan.with_suffix(".fired").exists()
-        self.kill()  # remaining processes of the group
 
     def kill(self) -> None:
         """Send SIGKILL to the driver's entire group at once: Python and JVM."""
