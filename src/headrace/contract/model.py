@@ -298,8 +298,7 @@ class Query(Strict):
     mode: Literal["append", "update", "complete"] = Field(description="Spark's output mode.")
     trigger: Duration = Field(timedelta(seconds=2), description="Minimum time between two batches.")
     freshness: Duration | None = Field(
-        None,
-        description="Maximum age of a record whose batch is written; few records wait for more as long as it allows.",
+        None, description="Maximum age of a record when its batch is written: few records wait for more."
     )
     watermark: dict[Name, Duration] = Field(default_factory=dict, description="Watermark delay of each source.")
     late: Literal["drop", "include"] | None = Field(
