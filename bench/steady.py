@@ -63,7 +63,7 @@ def main() -> None:
         idle = _cores(options.idle)
         result = {
             "rate": options.rate, "seconds": options.seconds, "load_at_end": round(os.getloadavg()[0], 1),
-            "cores": loaded, "idle_cores": idle, "age_s": ages(since_ms, until_ms),
+            "cores": loaded, "idle_cores": idle, "batches": batches(since_ms, until_ms), "age_s": ages(since_ms, until_ms),
         }  # fmt: skip
         print(json.dumps(result, indent=1) if options.json else _table(result))
         run(environment, "stream", "stop")
@@ -121,11 +121,28 @@ def ages(since_ms: int, until_ms: int) -> dict[str, dict[str, float]]:
     return result
 
 
-def _waited(pipeline: str, query: str, times: Times, since_ms: int, until_ms: int) -> Iterator[float]:
-    """Yield the age of each record of a time span, in seconds, when its batch was written."""
+def batches(since_ms: int, until_ms: int) -> dict[str, int]:
+    """Return how many batches the queries of each pipeline wrote in a span of time."""
+    return {
+        name: sum(
+            since_ms <= record["written_ms"] < until_ms
+            for query in query_names(pipeline)
+            for record in _ledger(name, query)
+        )
+        for name, pipeline in load_pipelines(PROJECT / "pipelines").items()
+    }
+
+
+def _ledger(pipeline: str, query: str) -> list[ledger.BatchRecord]:
+    """Return the ledger of a query's generation."""
     root = launcher(settings_of(HOME), PROJECT).root
     chosen = generation.current(root, pipeline, query)
-    for record in ledger.read(chosen.paths(root).ledger) if chosen else ():
+    return ledger.read(chosen.paths(root).ledger) if chosen else []
+
+
+def _waited(pipeline: str, query: str, times: Times, since_ms: int, until_ms: int) -> Iterator[float]:
+    """Yield the age of each record of a time span, in seconds, when its batch was written."""
+    for record in _ledger(pipeline, query):
         for topic, parts in record["offsets"].items():
             for partition, (start, end) in parts.items():
                 offsets, stamps = times[topic, partition]
@@ -176,10 +193,17 @@ def _await(condition: Callable[[], bool], what: str) -> None:
 
 def _table(result: Mapping[str, Any]) -> str:
     lines = [f"{result['rate']} records/s for {result['seconds']} s, load {result['load_at_end']} at the end", ""]
-    lines += ["| driver | cores | cores when idle |", "|---|---|---|"]
+    lines += ["| driver | cores | cores when idle | batches | CPU ms a batch |", "|---|---|---|---|---|"]
+    made = result["batches"]
     for name, cores in result["cores"].items():
-        lines.append(f"| {name} | {cores:.3f} | {result['idle_cores'].get(name, 0):.3f} |")
-    lines.append(f"| all | {sum(result['cores'].values()):.3f} | {sum(result['idle_cores'].values()):.3f} |")
+        cost_ms = 1000 * cores * result["seconds"] / max(made[name], 1)
+        lines.append(
+            f"| {name} | {cores:.3f} | {result['idle_cores'].get(name, 0):.3f} | {made[name]} | {cost_ms:.0f} |"
+        )
+    total, idle, count = sum(result["cores"].values()), sum(result["idle_cores"].values()), sum(made.values())
+    lines.append(
+        f"| all | {total:.3f} | {idle:.3f} | {count} | {1000 * total * result['seconds'] / max(count, 1):.0f} |"
+    )
     lines += ["", "| query | age of a record: median s | p95 s | maximum s |", "|---|---|---|---|"]
     for name, age in result["age_s"].items():
         lines.append(f"| {name} | {age['p50']:.1f} | {age['p95']:.1f} | {age['max']:.1f} |")

@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 
 from headrace.contract.exit_codes import Exit
-from headrace.driver import queries
+from headrace.driver import open_transactions
 from headrace.errors import HeadraceError
 from headrace.store import generation
 
 
 def started(root: Path, stable: int, written: int) -> None:
     begun = generation.begin(str(root), "p", "q", {})
-    folder = Path(begun.paths(str(root)).checkpoint) / "offsets"
+    checkpoint = begun.paths(str(root)).checkpoint
+    folder = Path(checkpoint) / "offsets"
     folder.mkdir(parents=True)
     (folder / "0").write_text('v1\n{"batchWatermarkMs":0}\n{"pos":{"0":9}}\n')
     ends = {True: {"pos": {0: stable}}, False: {"pos": {0: written}}}
-    groups = SimpleNamespace(end_offsets=lambda _, committed=True: ends[committed])
-    driver: Any = SimpleNamespace(root=str(root), groups=groups)
-    queries._require_committed(driver, [begun])
+    groups: Any = SimpleNamespace(end_offsets=lambda _, committed=True: ends[committed])
+    open_transactions.require_ended(groups, [checkpoint])
 
 
 def test_a_start_behind_an_open_transaction_waits_for_its_end_and_keeps_the_checkpoint(tmp_path: Path) -> None:

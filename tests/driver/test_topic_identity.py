@@ -54,7 +54,7 @@ def _write(root: str, kafka: Topics, written: Callable[[], int], batches: int = 
     """Run the first batches of a query that was started on topic A; return its ledger's folder."""
     made = checkpoints.begin(root, stateful=False)
     link = SimpleNamespace(run_when_available=lambda _: counted.Counts(written(), 0))
-    frame: Any = SimpleNamespace(persist=lambda _: None, unpersist=lambda: None)
+    frame: Any = SimpleNamespace(persist=lambda _: None, unpersist=lambda: None, sparkSession=None)
     generation_paths = made.paths(root)
     spark: Any = None
     groups: Any = kafka

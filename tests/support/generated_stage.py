@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
 import yaml
 from cassandra.cluster import Session
 from pyspark.errors import AnalysisException
@@ -22,7 +23,7 @@ from headrace.contract import cassandra as cassandra_tables
 from headrace.contract import names
 from headrace.contract.load import load_pipeline
 from headrace.contract.model import CassandraSink, KafkaSink
-from headrace.driver import consumer_groups, queries, runtime, session, writer
+from headrace.driver import compilation, consumer_groups, queries, runtime, session, writer
 from headrace.local.settings import Settings
 from headrace.operations.clients import kafka_admin
 from headrace.operations.drivers.local import LocalLauncher
@@ -36,8 +37,6 @@ from tests.support.generated_records import ends
 
 Watermark = Callable[[str, Sequence[ledger.BatchRecord]], int]
 """The watermark that a query comes to after these batches."""
-INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
-"""Spark evaluates plans without compiling them, with the same results: a new plan over a few records costs half."""
 
 
 @dataclass
@@ -158,7 +157,7 @@ def staged(
 ) -> Iterator[Runner]:
     """Write, check and provision a generated pipeline; drop its topics, tables and files afterwards.
 
-    Spark compiles its plans, as in a driver, only if they are to be `compiled`.
+    Spark interprets its plans, as a driver does for small batches, unless they are to be `compiled`: then all but the first.
     """
     path = folder / f"{generated.content['name']}.yaml"
     path.write_text(yaml.safe_dump(generated.content, sort_keys=False, allow_unicode=True))
@@ -170,8 +169,10 @@ def staged(
     assert paths.lake(root) == spark.conf.get("spark.sql.catalog.lake.warehouse", "")
     stage = Stage(settings, pipeline, cast(LocalLauncher, SimpleNamespace(root=root)))
     runner = Runner(spark, stage, generated, cassandra)
-    conf = {"spark.sql.shuffle.partitions": str(pipeline.driver.state_partitions)} | ({} if compiled else INTERPRETED)
-    with configured(spark, conf):
+    conf = {"spark.sql.shuffle.partitions": str(pipeline.driver.state_partitions)} | compilation.INTERPRETED
+    with configured(spark, conf), pytest.MonkeyPatch.context() as patched:
+        if compiled:
+            patched.setattr(compilation, "LARGE_OFFSETS", 0)
         try:
             yield runner
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -12,7 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from py4j.protocol import Py4JError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming import StreamingQuery
 
@@ -20,7 +19,18 @@ from headrace.access.bindings import KafkaBinding
 from headrace.contract import fingerprint, names, state
 from headrace.contract.exit_codes import Exit
 from headrace.contract.model import CassandraSink, Pipeline, Query
-from headrace.driver import archive_table, cassandra_guard, counted, lookup_keys, refusals, source, spark_plan, writer
+from headrace.driver import (
+    archive_table,
+    cassandra_guard,
+    compilation,
+    counted,
+    lookup_keys,
+    open_transactions,
+    refusals,
+    source,
+    spark_plan,
+    writer,
+)
 from headrace.driver.consumer_groups import GroupCommitter
 from headrace.driver.declared import require_declared, transformed
 from headrace.driver.session import kafka_options
@@ -38,7 +48,6 @@ from headrace.store import (
     trees,
 )
 from headrace.store import paths as places
-from headrace.store.checkpoint_log import Offsets, newest_batch, read_entry
 from headrace.store.spark_conf import ARCHIVE_TRIGGER
 
 log = logging.getLogger(__name__)
@@ -131,7 +140,7 @@ def start_all(driver: DriverContext, new_generations: frozenset[str] = frozenset
         topic_identity.require_same(
             chosen.paths(driver.root), _topics_of(driver.pipeline, name, ids), driver.pipeline.name
         )
-    _require_committed(driver, [chosen for _, _, chosen in begun])
+    open_transactions.require_ended(driver.groups, [chosen.paths(driver.root).checkpoint for _, _, chosen in begun])
     return [_start(driver, place, name, frame, chosen) for place, (name, frame, chosen) in enumerate(begun)]
 
 
@@ -288,35 +297,6 @@ def _require_archive_of(driver: DriverContext, topic: str, ids: topic_identity.T
     topic_identity.refuse(known, ids, pipeline)
 
 
-def _require_committed(driver: DriverContext, begun: Sequence[generation.Generation]) -> None:
-    """Raise HeadraceError(TRANSIENT) if a checkpoint's position is beyond the beginning of an open transaction.
-
-    A release that read uncommitted records left it there. Spark would take the end before its position for lost data, and
-    plan that batch permanently. Once the transaction has ended, the start succeeds.
-    """
-    stands: Offsets = {}
-    for begun_generation in begun:
-        folder = begun_generation.paths(driver.root).checkpoint
-        newest = newest_batch(folder, "offsets")
-        entry = read_entry(folder, newest) if newest is not None else None
-        stands = archive_notes.latest(stands, entry[1] if entry else {})
-    try:
-        stable = driver.groups.end_offsets(stands)
-        places = [(t, p) for t, parts in stands.items() for p, offset in parts.items() if offset > stable[t][p]]
-        written = driver.groups.end_offsets(stands, committed=False) if places else {}
-    except Py4JError as error:
-        log.warning("cannot determine the last stable offsets in Kafka: %s", error)
-        return
-    for topic, partition in places:
-        if stands[topic][partition] <= written[topic][partition]:  # otherwise it is another topic of this name
-            raise HeadraceError(
-                f"{topic}/{partition} was read up to offset {stands[topic][partition]}, but a transaction that began at "
-                f"{stable[topic][partition]} is still open. The start succeeds once it has ended "
-                '(docs/runbooks/LAGGING.md, "Behind an open transaction").',
-                exit_code=Exit.TRANSIENT,
-            )
-
-
 def stagger(trigger: timedelta, place: int) -> timedelta:
     """Return the trigger interval of the query at position `place` (0, 1, ...): the declared one, or up to a fifth more.
 
@@ -387,6 +367,7 @@ def _start(driver: DriverContext, place: int, name: str, frame: DataFrame, chose
     # Each query has its own pool: under FAIR scheduling a large batch of one does not starve the others.
     driver.spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)
     use_state_store(driver.spark, declared)
+    compilation.use(driver.spark, compilation.INTERPRETED)
     query = (
         (frame if often else counted.observed(frame))
         .writeStream.queryName(batches.query)

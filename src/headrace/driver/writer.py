@@ -28,7 +28,7 @@ from pyspark.sql import functions as F
 from headrace.contract import names
 from headrace.contract.exit_codes import TOLD_TO_STOP
 from headrace.contract.model import CassandraSink, FilesSink, KafkaSink, Pipeline, Query
-from headrace.driver import complete, counted, iceberg_maintenance, refusals, sinks
+from headrace.driver import compilation, complete, counted, iceberg_maintenance, refusals, sinks
 from headrace.driver.cassandra_guard import Link
 from headrace.driver.consumer_groups import GroupCommitter
 from headrace.driver.error_causes import reason_of, writing
@@ -116,6 +116,7 @@ class Writer:
     stateless: bool = False  # whether one task may read several partitions: none of them has a state
     contract: str = ""  # the contract under which it takes its records (`store.contracts`)
     asked: Asked = field(default_factory=Asked)
+    compilation: compilation.Compilation = field(default_factory=compilation.Compilation)
 
     @property
     def query(self) -> str:
@@ -152,6 +153,7 @@ class Writer:
         began_ms = _now_ms()
         batch_range = read_batch_range(self.paths.checkpoint, number)
         self._require_same_topics(age_s=ASKED_SECONDS)  # before anything of a replaced topic is written
+        self.compilation.follow(frame.sparkSession, batch_range.offsets)
         batch = sinks.Batch(self.query, self.generation, number, batch_range.start, batch_range.end)
         quarantined = self.passed(batch) if self.passed else 0
         running = counted.execution(self.spark)

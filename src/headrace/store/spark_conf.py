@@ -123,6 +123,9 @@ def _streams(pipeline: Pipeline) -> dict[str, str]:
         # Java's serializer keeps what it has written until a reset, by default after 100 objects. Part of a persisted batch that
         # does not fit into memory is written to disk in objects of 4 MB and more: 100 of them exceed a heap.
         "spark.serializer.objectStreamReset": "1",
+        # The classes of all plans of a driver. Spark's default, 100, is less than seven queries have: they would push each other
+        # out, and be compiled again in every batch.
+        "spark.sql.codegen.cache.maxEntries": "1000",
         # Spark's default costs 0.12 CPU seconds before every task, more than decoding a small batch.
         "spark.python.daemon.module": "headrace.driver.python_daemon",
         "spark.sql.streaming.metricsEnabled": "true",
