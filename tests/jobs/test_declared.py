@@ -174,6 +174,18 @@ def test_a_window_is_compared_in_size_slide_and_offset(
     assert bool(says) == bool(refused)
 
 
+def test_a_window_on_one_side_only_is_a_difference(spark: SparkSession) -> None:
+    def without(sales: DataFrame) -> DataFrame:
+        groups = sales.groupBy("pump").agg(F.min("at").alias("window_start"), F.count(F.lit(1)).alias("sales"))
+        return groups.select("window_start", "pump", "sales")
+
+    undeclared = WINDOWS | {"aggregate": {"keys": ["pump"]}, "late": "include", "watermark": {}}
+    assert "aggregate.window is not declared, so windows would overwrite each other" in refusal(
+        spark, undeclared, windowed("10 minutes")
+    )
+    assert "aggregate.window is declared, but the transform groups by no F.window" in refusal(spark, WINDOWS, without)
+
+
 @pytest.mark.parametrize(("start", "says"), [("5 minutes", ""), ("-5 minutes", ""), ("0 minutes", "differ")])
 def test_a_window_that_begins_off_the_full_step_can_be_declared(spark: SparkSession, start: str, says: str) -> None:
     shifted = {"keys": ["pump"], "window": {"column": "at", "size": "10 minutes", "offset": "5 minutes"}}

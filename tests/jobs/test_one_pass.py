@@ -234,3 +234,26 @@ def test_a_later_batch_searches_no_java_class(stage: Stage, monkeypatch: pytest.
 
     assert len(seen) == 2
     assert seen[1] == seen[0]
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_a_complete_result_without_rows_is_written_too_because_the_sink_loses_its_rows(
+    spark: SparkSession, stage: Stage, complete: bool
+) -> None:
+    written: list[int] = []
+    batches = writer.Writer(
+        spark,
+        stage.begun,
+        stage.paths,
+        lambda rows, batch: written.append(rows.count()),
+        SimpleNamespace(commit=lambda *_: None),  # type: ignore[arg-type]
+        writer.Gate(),
+        writer.Counters(),
+        often=True,
+        complete=complete,
+    )
+    batch = sinks.Batch("p.q", stage.begun, 0)
+    frame = spark.range(3).withColumn(refusals.REASON, F.lit(None).cast("string"))
+    assert batches._count_and_write(frame, batch).rows == 3
+    assert batches._count_and_write(frame.where("false"), batch).rows == 0
+    assert written == ([3, 0] if complete else [3])

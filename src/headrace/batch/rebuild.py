@@ -30,7 +30,7 @@ from headrace.driver import lookup_keys, queries, refusals, sinks, source, write
 from headrace.driver.session import kafka_options
 from headrace.errors import HeadraceError
 from headrace.store import archive_notes, checkpoint_log, contracts, integrity, ledger, quarantine, small_files, trees
-from headrace.store.checkpoint_log import BatchRange, Offsets
+from headrace.store.checkpoint_log import BatchRange, Offsets, text_keys
 from headrace.store.generation import Generation
 from headrace.store.job_reports import RebuildReport
 from headrace.store.paths import GenerationPaths
@@ -125,7 +125,7 @@ def run(job: Job, spec: RebuildSpec) -> RebuildReport:
         query=name,
         batches=len(progress.ends),
         records=sum(sum(part.distinct for part in a.partitions.values()) for a in archives.values()),
-        ends={topic: _texts(parts) for topic, parts in progress.read.items()},
+        ends={topic: text_keys(parts) for topic, parts in progress.read.items()},
         seconds=round(time.monotonic() - began, 1),
     )
 
@@ -225,7 +225,7 @@ def _writing(rebuild: Rebuild, progress: Progress, records: Mapping[str, DataFra
             assert counts is not None
             batch = sinks.Batch(full, rebuild.made, number, taken.start, taken.end, int(counts[1]))
             quarantined = pass_over(batch)
-            if counts[0]:
+            if counts[0] or rebuild.query.mode == "complete":
                 write(judged, batch)
         now = time.time_ns() // 1_000_000
         record = ledger.make_record(
@@ -274,13 +274,13 @@ def _to_kafka(rebuild: Rebuild, progress: Progress) -> None:
         assert text is not None
         version, metadata, *lines = text.splitlines()
         offsets_lines = [
-            _json({order[index]: _texts(progress.ends[number][order[index]])}) for index in range(len(lines))
+            _json({order[index]: text_keys(progress.ends[number][order[index]])}) for index in range(len(lines))
         ]
         _replace(checkpoint_log.offsets_entry(folder, number), "\n".join([version, metadata, *offsets_lines]))
     for index, topic in enumerate(order):
         trees.remove(f"{folder}/sources/{index}")
         # KafkaSourceInitialOffsetWriter: a zero byte (SPARK-19517), the version, the offsets.
-        first = _json({topic: _texts(progress.starts[topic])})
+        first = _json({topic: text_keys(progress.starts[topic])})
         small_files.write_text(f"{folder}/sources/{index}/0", f"\0v1\n{first}")
 
 
@@ -312,10 +312,6 @@ def _replace(path: str, text: str) -> None:
 
 def _offsets(parts: Mapping[str, int]) -> dict[int, int]:
     return {int(partition): int(offset) for partition, offset in parts.items()}
-
-
-def _texts(parts: Mapping[int, int]) -> dict[str, int]:
-    return {str(partition): offset for partition, offset in sorted(parts.items())}
 
 
 def _json(value: object) -> str:

@@ -55,7 +55,11 @@ from headrace.operations import clients, tables
 from headrace.operations.deployment import Deployment
 from headrace.operations.produce.summary import SendSummary, UndeliveredError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="The Headrace data platform on this machine.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Operate the Headrace data platform, on this machine or on a cluster.",
+)
 app.add_typer(pipeline, name="pipeline")
 app.add_typer(stream, name="stream")
 app.add_typer(checkpoint, name="checkpoint")
@@ -214,7 +218,11 @@ def produce(
     seed: Annotated[int, typer.Option(min=0, help="The same seed and start produce the same bytes.")] = 1,
     option: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the mix: late=0.05, skew=0, users=100 ..."),
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Set a field of the generated events, such as late=0.05, skew=0 or users=100.",
+        ),
     ] = None,
     users: Annotated[bool, typer.Option(help="First load the known users into the users table.")] = True,
     as_json: Json = False,

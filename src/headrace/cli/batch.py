@@ -82,11 +82,11 @@ def check(
     days: Annotated[float | None, typer.Option(min=0, help="Only this number of recent days, without totals.")] = None,
     tolerance: Annotated[str, typer.Option(help="How much a sum may differ.")] = "0",
     new: Annotated[
-        bool, typer.Option("--new", help="Only what no earlier run with --new compared, and what has changed since.")
+        bool, typer.Option("--new", help="Compare only what is new or has changed since the last run with --new.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare every sink with the archive: batch = speed + late.
+    """Compare every sink with the archive. The result over all records must equal the sink's rows plus the late records.
 
     Exit code 4: something differs. Exit code 5: something, or everything, could not be compared.
     """
@@ -211,11 +211,16 @@ def serve_query(
     key: Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Value of a key column.")] = None,
     since: Annotated[str | None, typer.Option(help="First event time, such as 2026-11-23 or 2026-11-23T10:00.")] = None,
     until: Annotated[str | None, typer.Option(help="End of the event times, exclusive. Default: now.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Number of rows at most: a page. Default: all.")] = None,
-    after: Annotated[str | None, typer.Option(help="`next` of the page before, to go on after its last row.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of rows (page size). Default: all.")] = None,
+    after: Annotated[
+        str | None, typer.Option(help="Continue after the last row of the previous page: the value of its `next`.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a query's rows in the order of their keys: batch up to the horizon, speed after it. Times are UTC."""
+    """Show the rows of a query, sorted by key: from the batch view up to its horizon, then from the stream's table.
+
+    Times are UTC.
+    """
     keys = pairs_of("--key", "COLUMN=VALUE", key)
     answer = serve.query(
         provisioned(), pipeline, query, keys, since=time_of(since), until=time_of(until), limit=limit, after=after

@@ -19,7 +19,7 @@ from headrace.operations.dead_letters.reader import Filter
 FILTERS = ("reason", "partition", "offsets", "since", "until", "again", "limit")
 letters = typer.Typer(
     no_args_is_help=True,
-    help="Refused records: list, show and replay them, and find and pass over one that ends a query.",
+    help="List, show and replay refused records. Find and skip a record that ends a query.",
 )
 letters.command("find")(quarantine.find)
 letters.command("quarantine")(quarantine.quarantine)

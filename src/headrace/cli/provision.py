@@ -44,7 +44,7 @@ def provision(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Create topics, tables, users and rights as the pipelines declare them. Safe to repeat."""
+    """Create the topics, tables, users and permissions that the pipelines declare. Safe to repeat."""
     from headrace.operations.provision import changes, retirement
     from headrace.operations.provision import run as provisioning
 

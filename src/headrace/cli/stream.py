@@ -236,7 +236,10 @@ def stream_upgrade(
     minutes: Annotated[float, typer.Option(min=0.1, help="Time limit for these batches, in minutes.")] = 10.0,
     as_json: Json = False,
 ) -> None:
-    """Check, stop, snapshot, start, watch; keep the release or roll back. Exit code 1 if it was rolled back."""
+    """Upgrade a pipeline: check the release, stop, take a snapshot, start and watch. Roll back if it fails.
+
+    Exit code 1 if it was rolled back.
+    """
     described = startable_pipelines([pipeline])[pipeline]
     deployment = deployed(starting=True)
     launcher = deployment.launcher()

@@ -47,7 +47,7 @@ class System(BaseModel):
 
 
 class Producer(BaseModel):
-    """A client that writes topics of ours from its own namespace."""
+    """A client that writes to the platform's topics from its own namespace."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -296,7 +296,7 @@ class Bootstrap:
 
 
 def _producers_users(logins: Content) -> Content:
-    """Return the users of all producers that ever had one; provisioning removes those no longer declared."""
+    """Return the users of all producers, past and present. Provisioning removes those that are no longer declared."""
     return {key: user for key, user in logins.items() if key.endswith(".username") and names.is_producer(user)}
 
 

@@ -69,6 +69,12 @@ def lake_table(pipeline: str, name: str) -> str:
     return f"{LAKE_CATALOG}.{pipeline}.{name}"
 
 
+def topics_of(pipeline: Pipeline, query: str) -> list[str]:
+    """Return the topics that a query reads, declared or archive."""
+    declared = pipeline.queries.get(query)
+    return list(declared.sources) if declared else [t for t in pipeline.sources if archive_query(t) == query]
+
+
 def query_names(pipeline: Pipeline) -> list[str]:
     """Return the short names of all queries of a pipeline: the declared ones, then one archive query per source."""
     return [*pipeline.queries, *(archive_query(topic) for topic in pipeline.sources)]

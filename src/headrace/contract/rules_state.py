@@ -124,7 +124,7 @@ def grouping_keys_are_columns(pipeline: Pipeline) -> Iterator[str]:
 
 
 def state_is_bounded(pipeline: Pipeline) -> Iterator[str]:
-    """Refuse state that no watermark frees over an unbounded set of keys; complete mode never frees any."""
+    """Refuse an aggregate over unboundedly many keys if no watermark removes its state. Complete mode never removes state."""
     for name, query in pipeline.queries.items():
         if query.aggregate is None or (query.watermark and query.mode != "complete"):
             continue

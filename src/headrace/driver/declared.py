@@ -181,9 +181,19 @@ def _without_marks(text: str) -> str:
 
 
 def _window(frame: DataFrame, query: Query) -> Iterator[str]:
-    """Yield a sentence for each of size, slide and offset in which the plan's window differs from the declared one."""
+    """Yield a sentence for each of size, slide and offset in which the plan's window differs from the declared one.
+
+    A window on one side only is a difference too: its groups would overwrite each other, or never close.
+    """
     window = query.aggregate.window if query.aggregate else None
     actual = window_of(frame)
+    if query.aggregate and window is None and actual:
+        yield (
+            f"the transform groups by windows of {format_duration(actual[0])}, but aggregate.window is not declared, so windows "
+            "would overwrite each other; declare it, or group by no window"
+        )
+    if window and actual is None:
+        yield "aggregate.window is declared, but the transform groups by no F.window; correct one of the two"
     if window is None or actual is None:
         return
     for setting, has, says in zip(("size", "slide", "offset"), actual, _declared(window), strict=True):

@@ -146,9 +146,7 @@ def start_all(driver: DriverContext, new_generations: frozenset[str] = frozenset
 
 def _topics_of(pipeline: Pipeline, name: str, ids: topic_identity.TopicIds) -> topic_identity.TopicIds:
     """Return the ids of the topics that a query reads."""
-    declared = pipeline.queries.get(name)
-    topics = declared.sources if declared else [names.archived_topic(pipeline, name)]
-    return {topic: ids[topic] for topic in topics if topic in ids}
+    return {topic: ids[topic] for topic in names.topics_of(pipeline, name) if topic in ids}
 
 
 def unsafe_changes(driver: DriverContext) -> dict[str, list[str]]:
@@ -363,6 +361,7 @@ def _start(driver: DriverContext, place: int, name: str, frame: DataFrame, chose
         passed=passed,
         stateless=stateless,
         contract=contracts.note(driver.root, pipeline, name) if declared else "",
+        complete=mode == "complete",
     )
     # Each query has its own pool: under FAIR scheduling a large batch of one does not starve the others.
     driver.spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)

@@ -116,6 +116,7 @@ class Writer:
     stateless: bool = False  # whether one task may read several partitions: none of them has a state
     contract: str = ""  # the contract under which it takes its records (`store.contracts`)
     asked: Asked = field(default_factory=Asked)
+    complete: bool = False  # whether a batch without rows is written too: the sink loses its rows
     compilation: compilation.Compilation = field(default_factory=compilation.Compilation)
 
     @property
@@ -212,11 +213,11 @@ class Writer:
         return counted.Counts(now.rows - before.rows, now.refused - before.refused)
 
     def _count_and_write(self, frame: DataFrame, batch: sinks.Batch) -> counted.Counts:
-        """Count a persisted frame, then write it, if it has rows; return its counts."""
+        """Count a persisted frame, then write it, if it has rows or is a complete result; return its counts."""
         counts = frame.agg(F.count(F.lit(1)), F.count_if(F.expr(self.refused))).first()
         assert counts is not None
         rows, refused = map(int, counts)
-        if rows:
+        if rows or self.complete:
             self.write(frame, replace(batch, refused=refused))
         return counted.Counts(rows, refused)
 

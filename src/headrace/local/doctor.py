@@ -235,8 +235,8 @@ def _running(settings: Settings) -> set[str]:
 def _why_taken(host: str, port: int) -> str | None:
     """Return why a port cannot be opened, None if it can.
 
-    A killed server keeps its port until the kernel has released its memory, and has no process that listens any more: such
-    a port is waited for.
+    After a server is killed, its port stays taken until the kernel has released its memory, although no process listens. This
+    function waits for such a port.
     """
     return poll(lambda: _why_not_free(host, port), RELEASE_SECONDS, 0.1, lambda why: why != TAKEN)
 
@@ -255,7 +255,7 @@ def _why_not_free(host: str, port: int) -> str | None:
 
 
 def _holder(port: int) -> str:
-    """Return ` by NAME (pid PID)`, or nothing if that is unknown or the process is ending (it has no command line any more)."""
+    """Return ` by NAME (pid PID)`, or "" if the process is unknown or is exiting (then it has no command line)."""
     try:
         for item in psutil.net_connections("tcp"):
             if item.laddr and item.laddr.port == port and item.status == psutil.CONN_LISTEN and item.pid:

@@ -1,7 +1,8 @@
 """One plan for destructive work (ADR 48): computed from the present situation, shown with its id, carried out by its id.
 
 Restore, prune, rebuild, repair, replay, refresh and the quarantine of offsets each have a function that returns a `Plan` and
-changes nothing, and one that acts. The second computes the plan again and calls `begin` before its first change.
+changes nothing, and one that acts. The second computes the plan again and calls `begin` before its first change; a refresh
+calls `require` and keeps its own record of what it did.
 """
 
 from __future__ import annotations

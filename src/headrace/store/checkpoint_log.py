@@ -7,6 +7,7 @@ it has no offset. `sources/<n>/0`: where a Kafka source began. (Spark: OffsetSeq
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headrace.errors import HeadraceError
@@ -154,13 +155,14 @@ def planned_entry(checkpoint: str, batch: int, ends: Offsets, watermark_ms: int)
     lines = []
     for number, line in enumerate(sources):
         known = _parse(line) if line.startswith("{") else _initial(checkpoint, str(number))
-        moved = {topic: _text_keys(parts | ends.get(topic, {})) for topic, parts in known.items()}
+        moved = {topic: text_keys(parts | ends.get(topic, {})) for topic, parts in known.items()}
         lines.append(json.dumps(moved, separators=(",", ":")) if moved else line)
     changed = json.loads(metadata) | {"batchWatermarkMs": watermark_ms}
     return "\n".join([version, json.dumps(changed, separators=(",", ":")), *lines])
 
 
-def _text_keys(parts: dict[int, int]) -> dict[str, int]:
+def text_keys(parts: Mapping[int, int]) -> dict[str, int]:
+    """Return offsets by partition as JSON has them: by text, in the order of the partitions."""
     return {str(partition): offset for partition, offset in sorted(parts.items())}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from headrace.contract.load import load_pipeline
 from headrace.errors import HeadraceError
 from headrace.operations.drivers import desired_state, generations
 from tests.support import checkpoints
@@ -111,3 +112,18 @@ def test_no_table_of_a_paused_pipeline_is_emptied_since_its_start_would_be_refus
 def test_a_word_that_is_no_choice_is_refused(tmp_path: Path, tables: Tables) -> None:
     with pytest.raises(HeadraceError, match="Unknown choice 'erase'"):
         _prepare(tmp_path, ["product_totals"], "erase")
+
+
+@pytest.mark.parametrize("rows", ["", "empty"])
+def test_a_table_with_rows_of_others_is_never_emptied_and_no_message_proposes_it(
+    tmp_path: Path, tables: Tables, project: Path, rows: str
+) -> None:
+    """The dimension of `user_logins` holds the names of all users, which no log-in would bring back."""
+    logins = load_pipeline(project / "pipelines" / "user_logins.yaml")
+    tables.filled = {'"test_db"."users"'}
+    with pytest.raises(HeadraceError) as refused:
+        generations.prepare(checkpoints.FakeLauncher(str(tmp_path)), tmp_path, logins, ["last_login"], rows)
+    assert tables.emptied == []
+    assert "--rows empty" not in str(refused.value)
+    said = "test_db.users is also the dimension users" if rows else "headrace batch rebuild user_logins last_login"
+    assert said in str(refused.value)

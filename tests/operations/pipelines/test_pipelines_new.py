@@ -47,6 +47,13 @@ def test_both_files_are_written_and_the_description_loads(tmp_path: Path, sink: 
     assert check.check(tmp_path).faults == ()
 
 
+@pytest.mark.parametrize("topic", ["class", "import", "lambda"])
+def test_a_topic_named_like_a_python_keyword_gets_a_source_with_another_name(tmp_path: Path, topic: str) -> None:
+    description, transform = new.write(tmp_path, request(topic=topic))
+    assert load_pipeline(description).source_name(topic) == f"{topic}_records"
+    ast.parse(transform.read_text())
+
+
 def test_without_an_event_time_the_rows_go_to_files_and_a_table_is_refused(tmp_path: Path) -> None:
     plain = NewPipeline("plain", "plain_records", [column_of("id:string!"), column_of("note:string")], "me")
     description, _ = new.write(tmp_path, plain)

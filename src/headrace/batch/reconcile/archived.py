@@ -1,8 +1,8 @@
 """The archive's records as a query took them: those of a cut's batches that the contract of the batch accepted.
 
 A query takes a record if the archive query accepted it on arrival and the contract of its own driver accepts it. If the contract
-became narrower since, earlier batches still count what it refuses now. The ledger names each batch's contract
-(`store.contracts`); a batch of a release that named none has that of the next batch that does.
+was narrowed later, earlier batches still count the records that it refuses now. The ledger names each batch's contract
+(`store.contracts`). A batch whose release recorded no contract gets that of the next batch with one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from headrace.store.ledger import BatchRecord
 
 @dataclass(frozen=True)
 class Records:
-    """The records of a topic: `raw` as the archive has them, `typed` those that today's contract accepts, for all queries.
+    """The records of a topic. `raw`: all of the archive. `typed`: those that today's contract accepts; all queries share them.
 
     `added` are the columns that `typed` has besides the contract's.
     """
@@ -65,7 +65,7 @@ def placed(job: Job, records: Records, cut: Cut) -> DataFrame:
     parts = [(records.typed, today)]
     for name, ledger in former.items():
         contract = contracts.read(job.root, job.pipeline.name, name)
-        # A lost note: what that contract accepted is unknown.
+        # The former contract's file is missing, so today's contract is used.
         parts.append((_decoded(records, contract[records.topic], ledger) if contract else records.typed, ledger))
     frames = [accounting.batch_of(source.without(typed, passed, f"{SOURCE}."), ledger) for typed, ledger in parts]
     return reduce(DataFrame.unionByName, frames).where(F.col(accounting.BATCH).isNotNull())
@@ -86,7 +86,8 @@ def by_contract(job: Job, cut: Cut) -> tuple[list[BatchRecord], dict[str, list[B
 def _decoded(records: Records, contract: Source, ledger: Sequence[BatchRecord]) -> DataFrame:
     """Return the records of some batches as a former contract accepts them, in the columns of today's.
 
-    A query that reads a column which has changed its type since begins a new generation, so no other reads it.
+    A column whose type has changed since is null here. Every query that reads it has begun a new generation, so no query of these
+    batches needs it.
     """
     first, past = bounds.span(ledger, records.topic)
     rows = archive_reader.beyond(archive_reader.before(records.raw, past), first).where("reason IS NULL")

@@ -1,4 +1,4 @@
-"""Compare the batch views with the archive: each day, as `serve-query` reads it, must match its records.
+"""Compare the batch views with the archive: each day of a view must equal the result over that day's records.
 
 A view's day is computed once, and again when records change it. Each run compares the newest days and some of the older
 ones in rotation, so that all are compared within some nights at constant cost.
@@ -69,7 +69,7 @@ def compare(
 def chosen(held: Sequence[date], at_ms: int, since_ms: int) -> list[date]:
     """Return which of the views' days (ascending) to compare: the newest, and the next of the older ones.
 
-    Each run a day later (`at_ms`) takes the next older ones. With a limit (`since_ms`) only days that begin since then.
+    The run of the next day (`at_ms`) takes the next older days. With `since_ms`, only days from that time on are chosen.
     """
     if since_ms:
         since = datetime.fromtimestamp(since_ms / 1000, UTC).date()
@@ -81,7 +81,7 @@ def chosen(held: Sequence[date], at_ms: int, since_ms: int) -> list[date]:
 
 
 def _current(job: Job, state: ViewState, name: str, days: Sequence[date]) -> list[date]:
-    """Return the days of a view that were computed as the pipeline file says now."""
+    """Return the days that were computed with the current pipeline file."""
     outdated = view_state.outdated(state, job.pipeline, name)
     return [day for day in days if str(day) not in outdated]
 

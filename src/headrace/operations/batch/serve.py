@@ -48,7 +48,7 @@ class Answer:
 
 
 class RowRange(TypedDict, total=False):
-    """Which of the rows: event times [since, until), and the page after the `next` of the page before it."""
+    """The rows to return: event times [since, until), from the page that follows `after`."""
 
     since: datetime | None
     until: datetime | None

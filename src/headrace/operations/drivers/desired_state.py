@@ -1,7 +1,7 @@
 """The desired state of a pipeline: run, pause or stop, by whom and why. Operators write it, the supervisor never does.
 
 It is kept next to the checkpoints (intent.json), so that the command line, Airflow and a restarted supervisor all read the
-same. What the supervisor remembers is a separate file (`supervision`): each file has one writer (ADR 0012).
+same. What the supervisor remembers is a separate file (supervision.json): each file has one writer (ADR 0012).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class DesiredState:
     """intent.json: what an operator wants of one pipeline. Times are milliseconds since 1970.
 
     `release` is what the driver runs: a folder with pipelines/ and spark_jobs/, or an image; "" is that of the deployment.
-    `new_generations` are the queries that this start begins again, `request` names the start: every restart by the
-    supervisor repeats both, and a generation that a request has begun is not begun twice (`store.generation.begin`).
+    `new_generations` lists the queries that begin a new generation. `request` is the id of the start. Each restart by the
+    supervisor passes both again, and a request begins a generation only once (`store.generation.begin`).
     Restarts before `budget_reset_ms` no longer count against the budget. Until `held_until_ms` an upgrade runs and the
     supervisor only observes. A deadline, not a flag: a crashed upgrade releases the supervisor automatically.
     """
@@ -54,7 +54,7 @@ def read(root: str, pipeline: str) -> DesiredState:
 
 
 def hold(root: str, pipeline: str, seconds: float) -> DesiredState:
-    """Let the supervisor only observe for this time, from now; 0 releases it. What is wanted stays as it is."""
+    """Make the supervisor only observe for `seconds` from now; 0 ends the hold. The desired state does not change."""
     now = time.time_ns() // 1_000_000
     return _write(root, pipeline, replace(read(root, pipeline), held_until_ms=_hold_end(now, seconds)))
 
@@ -62,7 +62,7 @@ def hold(root: str, pipeline: str, seconds: float) -> DesiredState:
 def run_release(
     root: str, pipeline: str, by: str, reason: str, release: str, *, hold_seconds: float = 0
 ) -> DesiredState:
-    """Make a release the one that the pipeline runs. A paused or stopped pipeline stays so, and keeps its reason."""
+    """Set the release of a pipeline. A paused or stopped pipeline stays paused or stopped and keeps its reason."""
     if read(root, pipeline).want == "RUNNING":
         return write(root, pipeline, "RUNNING", by, reason, release=release, hold_seconds=hold_seconds)
     return _write(root, pipeline, replace(hold(root, pipeline, hold_seconds), release=release))

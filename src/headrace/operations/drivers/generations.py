@@ -7,7 +7,7 @@ what happens to the old rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ def prepare(
     """Keep or empty the tables of queries that begin a new generation: `rows` is "keep", "empty", or "" (no choice).
 
     Raises HeadraceError if a table has rows and no choice was made (the message says what would happen to them, and the
-    three choices), and if a table is to be emptied while a driver may write. A repeated `request` changes nothing.
+    choices), and if a table is to be emptied while a driver may write, or although it has rows of others. A repeated
+    `request` changes nothing.
     """
     if rows not in {"", KEEP, EMPTY}:
         raise HeadraceError(
@@ -57,9 +58,10 @@ def prepare(
         return
     with cassandra_session(bindings) as session:
         filled = {table: query for table, query in tables.items() if _has_rows(session, table)}
+        others = _others(pipeline, filled, queries)
         if filled and not rows:
-            raise HeadraceError(_choices(pipeline.name, filled, queries))
-        blockers = restore.blockers(launcher, pipeline.name) if filled else []
+            raise HeadraceError(_choices(pipeline.name, filled, queries, can_be_emptied=not others))
+        blockers = [*restore.blockers(launcher, pipeline.name), *others] if filled else []
         if filled and desired.want == "PAUSED":  # a start would refuse, its tables empty already
             blockers.append(f"{pipeline.name} is paused: headrace stream stop {pipeline.name}")
         if blockers:
@@ -79,6 +81,18 @@ def _tables(pipeline: Pipeline, queries: Sequence[str]) -> dict[tuple[str, str],
     }
 
 
+def _others(pipeline: Pipeline, tables: Collection[tuple[str, str]], queries: Sequence[str]) -> list[str]:
+    """Return a sentence for each of these tables whose rows are not only those of these queries."""
+    dimensions = {(dimension.keyspace, dimension.table): name for name, dimension in pipeline.dimensions.items()}
+    writers = _tables(pipeline, [name for name in pipeline.queries if name not in queries])
+    return [
+        f"{'.'.join(table)} is also "
+        + (f"the dimension {dimensions[table]}" if table in dimensions else f"a sink of {writers[table]}")
+        for table in tables
+        if table in dimensions or table in writers
+    ]
+
+
 def _has_rows(session: Any, table: tuple[str, str]) -> bool:  # noqa: ANN401 - a Cassandra session
     return session.execute(f"SELECT * FROM {_cql(table)} LIMIT 1").one() is not None  # noqa: S608 - names of the contract
 
@@ -87,13 +101,13 @@ def _cql(table: tuple[str, str]) -> str:
     return ".".join(quoted(name) for name in table)
 
 
-def _choices(pipeline: str, filled: dict[tuple[str, str], str], queries: Sequence[str]) -> str:
+def _choices(pipeline: str, filled: dict[tuple[str, str], str], queries: Sequence[str], *, can_be_emptied: bool) -> str:
     rows = ", ".join(f"{'.'.join(table)} ({query})" for table, query in filled.items())
     again = f"headrace stream start {pipeline} {' '.join(f'--new-generation {query}' for query in queries)}"
     first = next(iter(filled.values()))
+    emptied = f"empty the tables first, the pipeline stopped: {again} --rows {EMPTY}; " if can_be_emptied else ""
     return (
         f"A new generation begins over rows of an older one in {rows}. A total that is written again falls to what Kafka "
         f"still holds, a key that is not written again keeps its old row. Say which: keep the rows: {again} --rows {KEEP}; "
-        f"empty the tables first, the pipeline stopped: {again} --rows {EMPTY}; or write every row again from the archive: "
-        f"headrace batch rebuild {pipeline} {first}"
+        f"{emptied}or write every row again from the archive: headrace batch rebuild {pipeline} {first}"
     )

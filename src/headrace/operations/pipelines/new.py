@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import keyword
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -175,8 +176,10 @@ _ABOUT: dict[SinkKind, str] = {
 
 
 def _source_name(request: NewPipeline) -> str:
-    """Return the topic where it is a name, else a name made of it; never the pipeline's query or a Python word."""
+    """Return the topic if it can be the name of a source, else a name derived from it. A Python keyword gets a suffix."""
     name = re.sub(r"[^a-z0-9]+", "_", request.topic.lower()).strip("_")[:40]
+    if keyword.iskeyword(name):
+        return f"{name}_records"
     return name if re.fullmatch(NAME_PATTERN, name) and is_text(name) else f"{request.name[:40]}_records"
 
 
@@ -199,7 +202,7 @@ def _sink(request: NewPipeline, sink: SinkKind, key: str, event_time: str) -> st
 
 
 def _text(text: str) -> str:
-    """Return a text as YAML takes it: in double quotes, which JSON and YAML read alike."""
+    """Return the text in double quotes, which JSON and YAML read in the same way."""
     return json.dumps(text, ensure_ascii=False)
 
 

@@ -21,7 +21,7 @@ from headrace.contract.checked_sinks import (
     totals_query,
 )
 from headrace.contract.model import KafkaSink, Pipeline
-from headrace.contract.names import archive_query
+from headrace.contract.names import archive_query, topics_of
 from headrace.operations.deployment import Deployment
 from headrace.operations.dimensions import snapshot
 from headrace.operations.drivers import desired_state
@@ -341,14 +341,6 @@ def _directory_rows(root: str, pipeline: Pipeline, sink: CheckedSink, planned_ms
             done, begun = snapshot.applied(root, pipeline.name, name), snapshot.begun(root, pipeline.name, name)
             return done.rows if done.version == begun.version and done.at_ms < planned_ms else 0
     return 0
-
-
-def topics_of(pipeline: Pipeline, query: str) -> list[str]:
-    """Return the source topics of a query, declared or archive."""
-    declared = pipeline.queries.get(query)
-    return (
-        list(declared.sources) if declared else [topic for topic in pipeline.sources if archive_query(topic) == query]
-    )
 
 
 def _rows_in(ends: Mapping[str, Mapping[int, int]]) -> int:

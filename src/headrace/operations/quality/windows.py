@@ -1,7 +1,7 @@
-"""The part of a sink that one check reads, its window: planned, read in steps, and in the result as far as it was read.
+"""A window is the part of a sink that one check reads: planned, read in steps, and in the result up to where it was read.
 
-The planned window is the oldest closed windows or finished batches, and the number of those left. `name` is what the quarantine
-calls a window, `kind` tells the types apart in JSON. Times are milliseconds since 1970.
+A planned window holds the oldest closed windows or finished batches and the number of the remaining ones. `name` identifies it in
+the quarantine. `kind` is its type in JSON. Times are milliseconds since 1970.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Ranges = dict[str, list[int]]
 
 @dataclass(frozen=True)
 class NamedWindow:
-    """What every window has. `reason` says why nothing, or no more, was read; `since_ms` is where a person lets a check begin."""
+    """What every window has. `reason`: why nothing, or no more, was read. `since_ms`: the start that a person chose."""
 
     kind: str = ""
     name: str = ""
@@ -43,8 +43,8 @@ class _OfBatches(NamedWindow):
     """What a window of batches has, also if no batch is new.
 
     `left`: batches and rows for the next check. `expired` counts batches that are passed over, `passed` is the last of them;
-    `replaced` counts those of an earlier generation. Of a topic: `cursor`, where the last check ended, and `ends`, up to where
-    this one reads.
+    `replaced` counts those of an earlier generation. For a topic, `cursor` is where the last check ended and `ends` is where this
+    one stops.
     """
 
     generation: int = records.optional(0)
@@ -85,7 +85,7 @@ class Batches(_OfBatches):
 
 @dataclass(frozen=True)
 class Closed(NamedWindow):
-    """Closed windows of `size_ms`, by their starts. `left`: windows for the next check. A step has neither size nor rest."""
+    """Closed windows of `size_ms`, by their starts. `left`: windows for the next check. A step sets neither of both."""
 
     kind: str = "closed"
     starts_ms: tuple[int, ...] = records.optional(())
@@ -96,7 +96,7 @@ class Closed(NamedWindow):
 
 @dataclass(frozen=True)
 class TableWindow(NamedWindow):
-    """A table in the order of its tokens. Planned: after `token` (None: from the start). A step: up to it (None: the end)."""
+    """A table, read in token order. A plan starts after `token` (None: the start). A step stops at it (None: the end)."""
 
     kind: str = "table"
     at_ms: int = records.optional(0)

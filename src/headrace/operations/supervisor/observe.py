@@ -125,7 +125,7 @@ def positions_of(
 
 
 def _position(root: str, pipeline: Pipeline, query: str, ends: Offsets, written: Offsets) -> CheckpointPosition:
-    topics = _topics(pipeline, query)
+    topics = names.topics_of(pipeline, query)
     held, held_at = _held(ends, written, topics)
     try:
         current = generation.current(root, pipeline.name, query)
@@ -137,13 +137,6 @@ def _position(root: str, pipeline: Pipeline, query: str, ends: Offsets, written:
     except SILENCE as error:
         return CheckpointPosition(error=f"its checkpoint cannot be read: {error}")
     return CheckpointPosition(current.number, batch, _lag(taken, ends, topics), held=held, held_at=held_at)
-
-
-def _topics(pipeline: Pipeline, query: str) -> list[str]:
-    declared = pipeline.queries.get(query)
-    if declared:
-        return list(declared.sources)
-    return [topic for topic in pipeline.sources if names.archive_query(topic) == query]
 
 
 def _lag(taken: Offsets, ends: Offsets, topics: Iterable[str]) -> int:
