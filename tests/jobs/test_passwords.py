@@ -64,12 +64,16 @@ def test_a_key_of_the_object_store_that_hadoop_would_change_is_refused(
     folder.mkdir()
     (folder / "accessKey").write_text("ops")
     monkeypatch.setenv("SERVICE_BINDING_ROOT", str(tmp_path))
-    conf = {f"spark.sql.catalog.{LAKE_CATALOG}.warehouse": "s3a://bucket/lake"}
-    (folder / "secretKey").write_text('any $ {other} \\ "key" ä ${not.a.variable}')
-    assert session.start("tests", conf) is not None
-    (folder / "secretKey").write_text("${java.home}")
-    with pytest.raises(
-        HeadraceError, match=r"fs\.s3a\.secret\.key contains a \$\{variable\} that Hadoop substitutes"
-    ) as caught:
-        session.start("tests", conf)
+    warehouse = f"spark.sql.catalog.{LAKE_CATALOG}.warehouse"
+    shared, conf = str(spark.conf.get(warehouse)), {warehouse: "s3a://bucket/lake"}
+    try:
+        (folder / "secretKey").write_text('any $ {other} \\ "key" ä ${not.a.variable}')
+        assert session.start("tests", conf) is not None
+        (folder / "secretKey").write_text("${java.home}")
+        with pytest.raises(
+            HeadraceError, match=r"fs\.s3a\.secret\.key contains a \$\{variable\} that Hadoop substitutes"
+        ) as caught:
+            session.start("tests", conf)
+    finally:
+        spark.conf.set(warehouse, shared)  # the session is also that of other tests
     assert "java.home" not in str(caught.value)

@@ -1,6 +1,7 @@
 """Every document is read as each release wrote it: the present form, a newer one with more fields, an older with fewer.
 
-The fixtures in `fixtures/documents` were written by the functions that write the files (2026-11-29), before they had types.
+The fixtures in `fixtures/documents` were written by the functions that write the files (2026-11-29), before they had types;
+`act.json` is younger and had a type from the start.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from headrace.errors import HeadraceError
 from headrace.operations.batch import job_runs
 from headrace.operations.dimensions.documents import Begun, RefreshRecord
 from headrace.operations.drivers.desired_state import DesiredState
+from headrace.operations.plans import Act, Item
 from headrace.operations.quality.findings import Findings
 from headrace.operations.quality.plan import Check
 from headrace.operations.quality.position import Position
@@ -53,6 +55,8 @@ DOCUMENTS: list[tuple[str, type[Any]]] = [
     ("quality-findings", Findings),
     ("quality-position", Position),
 ]
+ACT: tuple[str, type[Any]] = ("act", Act)
+"""The record of a plan that was carried out: its fields are required, because every release has written all of them."""
 
 BY_NAME = {
     "changes", "offsets", "begins", "starts", "ends", "first", "marks", "held", "archive", "repeats", "tables", "days", "covered",
@@ -83,7 +87,7 @@ def with_more(value: Any) -> Any:
     return [with_more(inner) for inner in value] if isinstance(value, list) else value
 
 
-@pytest.mark.parametrize(("name", "kind"), DOCUMENTS)
+@pytest.mark.parametrize(("name", "kind"), [*DOCUMENTS, ACT])
 def test_the_present_form_is_read_and_written_again_without_a_difference(name: str, kind: type[Any]) -> None:
     document = fixture(name)
     written = json.loads(json.dumps(records.to_json(records.from_json(kind, document))))
@@ -92,7 +96,7 @@ def test_the_present_form_is_read_and_written_again_without_a_difference(name: s
     assert set(written) - set(document) <= newer, "left out where it had its default, or newer"
 
 
-@pytest.mark.parametrize(("name", "kind"), DOCUMENTS)
+@pytest.mark.parametrize(("name", "kind"), [*DOCUMENTS, ACT])
 def test_a_release_that_was_rolled_back_to_reads_what_the_newer_one_wrote(name: str, kind: type[Any]) -> None:
     newer = with_more(fixture(name))
     assert "of_a_newer_release" in newer
@@ -111,6 +115,30 @@ def test_every_field_that_an_older_release_did_not_write_has_a_default(name: str
         assert known(json.loads(json.dumps(written)), rest) == rest
 
 
+@pytest.mark.parametrize("lacking", ["plan", "approval", "at_ms"])
+def test_an_act_without_a_field_that_every_release_writes_is_refused_in_a_sentence(lacking: str) -> None:
+    document = {key: value for key, value in fixture("act").items() if key != lacking}
+    with pytest.raises(
+        HeadraceError, match=rf"^A document of kind Act lacks a field \(.*'{lacking}'\): restore the file\.$"
+    ):
+        records.from_json(Act, document)
+
+
+def test_an_act_without_the_optional_fields_of_its_parts_has_their_defaults() -> None:
+    document = fixture("act")
+    for part, optional in [
+        ("plan", "blockers"),
+        ("plan", "notes"),
+        ("approval", "approved_by"),
+        ("approval", "reason"),
+    ]:
+        document[part].pop(optional)
+    document["plan"]["items"] = [{"action": "begin", "target": "generation 2"}]
+    act = records.from_json(Act, document)
+    assert (act.plan.blockers, act.plan.notes, act.approval.approved_by, act.approval.reason) == ((), (), "", "")
+    assert act.plan.items == (Item("begin", "generation 2"),)
+
+
 def test_what_the_fields_mean_has_not_moved() -> None:
     heartbeat = records.from_json(Heartbeat, fixture("heartbeat"))
     state = heartbeat.query("user_logins.last_login")
@@ -123,6 +151,8 @@ def test_what_the_fields_mean_has_not_moved() -> None:
     assert last.last_action.kind == "START"
     desired = records.from_json(DesiredState, fixture("intent"))
     assert (desired.want, desired.new_generations) == ("RUNNING", ("last_login",))
+    act = records.from_json(Act, fixture("act"))
+    assert (act.plan.kind, act.plan.id, act.approval.approved_by) == ("restore", act.approval.plan, "mia (Airflow)")
 
 
 def test_a_window_is_read_as_the_type_of_its_kind_and_one_of_an_unknown_kind_keeps_its_name() -> None:

@@ -31,7 +31,10 @@ from headrace.store import paths, records, small_files
 quality = typer.Typer(no_args_is_help=True, help="Expectations on every sink: run them, show their results.")
 
 Sink = Annotated[
-    str, typer.Argument(help="Such as kafka.pos_items, cassandra.pos_sales.tumbling or stage.user_logins.users.")
+    str,
+    typer.Argument(
+        help="Name of a sink or stage, such as kafka.pos_items, cassandra.pos_sales.tumbling or stage.user_logins.users."
+    ),
 ]
 _HEAD = ("sink", "", "checked", "window", "failed")
 _COLOURS = {

@@ -37,8 +37,8 @@ not null of on or order primary rename revoke schema select set table to token t
 using view where with
 """
 CQL_RESERVED_WORDS = frozenset(_RESERVED.split())
-"""Words that CQL takes as a name only in quotes (Cassandra 5.0, reserved_keywords.txt). The connector's direct join names a
-variable after each key column, without quotes."""
+"""Words that CQL accepts as names only in quotes (Cassandra 5.0, reserved_keywords.txt). The connector's direct join uses the
+name of each key column without quotes, so a key column of a dimension must not have such a name."""
 
 LETTER_KEY_BYTES = 65_536
 """Bytes of a dead letter's key that are kept if the letter as a whole is too large."""

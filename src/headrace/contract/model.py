@@ -92,7 +92,7 @@ class Column(Strict):
     max_distinct: int | None = Field(
         None,
         gt=0,
-        description="Maximum number of distinct values; complete mode needs it. State with more keys is TOO_MANY_KEYS.",
+        description="Maximum number of distinct values; complete mode needs it. With more keys, the verdict is TOO_MANY_KEYS.",
     )
 
 
@@ -298,7 +298,7 @@ class Query(Strict):
     mode: Literal["append", "update", "complete"] = Field(description="Spark's output mode.")
     trigger: Duration = Field(timedelta(seconds=2), description="Minimum time between two batches.")
     freshness: Duration | None = Field(
-        None, description="Maximum age of a record when its batch is written: few records wait for more."
+        None, description="Maximum age of a record when its batch is written. Until then, a small batch waits for more."
     )
     watermark: dict[Name, Duration] = Field(default_factory=dict, description="Watermark delay of each source.")
     late: Literal["drop", "include"] | None = Field(

@@ -87,8 +87,8 @@ def join_appends(pipeline: Pipeline) -> Iterator[str]:
             yield f"queries.{name}.mode: a join of streams supports only append mode, not {query.mode}; set mode: append"
         if query.aggregate is not None:
             yield (
-                f"queries.{name}.aggregate: the query already has a join, and rows that the join calls late would be lost "
-                "a second time; write the joined rows to a topic and aggregate that topic in a second pipeline"
+                f"queries.{name}.aggregate: the query already has a join, and Spark loses late rows of a query that joins "
+                "and then aggregates; write the joined rows to a topic and aggregate that topic in a second pipeline"
             )
 
 
@@ -196,7 +196,7 @@ def late_rule_is_clear(pipeline: Pipeline) -> Iterator[str]:
             yield f"{key}: include conflicts with the watermark, which drops late rows; remove the watermark or write late: drop"
         elif query.watermark and query.aggregate is not None and not _keyed_by_time(pipeline, query):
             yield (
-                f"queries.{name}.watermark: it drops and frees nothing, because the query groups by no window or event time; "
+                f"queries.{name}.watermark: it has no effect, because the query groups by neither a window nor an event time; "
                 "add aggregate.window, or remove the watermark and write late: include"
             )
 

@@ -1,1 +1,1 @@
-"""The embedded platform: Kafka and Cassandra as child processes on one machine, without containers."""
+"""The embedded platform: Kafka, Cassandra and Airflow as child processes on one machine, without containers."""

@@ -156,12 +156,12 @@ def check_ports(settings: Settings) -> MachineCheck:
             owners[port] = setting
             if why := _why_taken(settings.host, port):
                 taken.append((name, setting, port, why))
-    running = _running(settings)  # after the probe: a port opened meanwhile by another `up` is ours
+    running = _running(settings)  # after the probe: a port opened meanwhile by another `up` belongs to this platform
     for name, setting, port, why in taken:
         if name not in running:
             detail = f"Port {port} ({setting}) on {settings.host} {why}"
             return MachineCheck("ports", False, detail, f"stop that process, or {_other_port(setting)}")
-    return MachineCheck("ports", True, f"{', '.join(map(str, owners))} are free or our own")
+    return MachineCheck("ports", True, f"{', '.join(map(str, owners))} are free or used by this platform")
 
 
 def _other_port(setting: str) -> str:

@@ -169,7 +169,7 @@ def clean(settings: Settings, *, cache: bool = False) -> None:
     """Remove the home folder, and with `cache` the cache. Raises HeadraceError while something runs."""
     running = sorted({record.name for record in processes.records(settings.run_dir) if processes.living(record)})
     running += [item.name for item in status(settings) if item.pid and item.name not in running]
-    locks = settings.run_dir.glob("driver-*.lock*")  # also finds a driver without a record, or a JVM without its Python
+    locks = settings.run_dir.glob("driver-*.lock*")  # also finds a driver without a record, or an orphaned JVM
     running += sorted({lock.name.partition(".")[0] for lock in locks if processes.holder(lock)} - set(running))
     if running:
         raise HeadraceError(f"{', '.join(running)} still runs. Run `headrace down` before `headrace clean`.")

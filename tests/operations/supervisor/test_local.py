@@ -194,7 +194,7 @@ def test_a_frozen_process_is_stalled_killed_and_replaced(launcher: LocalLauncher
     assert kinds.count("FENCE_AND_START") == 1
 
 
-WIDOW = """
+HOLDS_THE_LOCK = """
 import fcntl, sys, time
 held = open(sys.argv[1], "w")
 fcntl.lockf(held, fcntl.LOCK_EX)
@@ -204,12 +204,12 @@ time.sleep(600)
 
 
 @pytest.fixture
-def widow(launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
-    """A frozen process that holds the JVM's lock, as a JVM does that was frozen and lost its Python."""
-    monkeypatch.setattr("headrace.operations.drivers.local.WIDOW_SECONDS", 0.1)
+def jvm(launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
+    """A frozen process that holds the JVM's lock, as a frozen JVM does whose Python process has ended."""
+    monkeypatch.setattr("headrace.operations.drivers.local.ORPHANED_JVM_SECONDS", 0.1)
     launcher.run_dir.mkdir(parents=True)
     launcher.lock_file(NAME).touch()
-    command = [sys.executable, "-c", WIDOW, str(jvm_lock(launcher.lock_file(NAME)))]
+    command = [sys.executable, "-c", HOLDS_THE_LOCK, str(jvm_lock(launcher.lock_file(NAME)))]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     assert child.stdout is not None
     assert child.stdout.readline() == b"held\n"
@@ -220,18 +220,18 @@ def widow(launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     child.stdout.close()
 
 
-def test_a_jvm_without_its_python_is_found_and_ended_by_a_stop(launcher: LocalLauncher, widow: psutil.Process) -> None:
+def test_a_jvm_without_its_python_is_found_and_ended_by_a_stop(launcher: LocalLauncher, jvm: psutil.Process) -> None:
     """Of `stream stop`, and of `down`, which asks for whatever lives."""
     (driver,) = launcher.find(NAME)
-    assert driver.identity.startswith(f"{widow.pid}@")
+    assert driver.identity.startswith(f"{jvm.pid}@")
     assert launcher.running() == [NAME]
     assert control.stop(launcher, NAME, by="ann") is False
     assert launcher.find(NAME) == []
-    assert not widow.is_running() or widow.status() == psutil.STATUS_ZOMBIE
+    assert not jvm.is_running() or jvm.status() == psutil.STATUS_ZOMBIE
 
 
 def test_what_a_jvm_without_its_python_writes_to_is_not_removed(
-    launcher: LocalLauncher, widow: psutil.Process, monkeypatch: pytest.MonkeyPatch
+    launcher: LocalLauncher, jvm: psutil.Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADRACE_HOME", str(launcher.run_dir.parent))
     with pytest.raises(HeadraceError, match=rf"^driver-{NAME} still runs\. Run `headrace down`"):
@@ -240,16 +240,16 @@ def test_what_a_jvm_without_its_python_writes_to_is_not_removed(
 
 
 def test_a_start_ends_a_jvm_without_its_python_and_never_adopts_it(
-    launcher: LocalLauncher, widow: psutil.Process
+    launcher: LocalLauncher, jvm: psutil.Process
 ) -> None:
     driver, new = control.start(launcher, NAME, by="ann")
     assert new
-    assert not driver.identity.startswith(f"{widow.pid}@")
-    assert not widow.is_running() or widow.status() == psutil.STATUS_ZOMBIE
+    assert not driver.identity.startswith(f"{jvm.pid}@")
+    assert not jvm.is_running() or jvm.status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_supervisor_fences_a_jvm_without_its_python_and_spends_one_restart(
-    launcher: LocalLauncher, widow: psutil.Process
+    launcher: LocalLauncher, jvm: psutil.Process
 ) -> None:
     desired_state.write(launcher.root, NAME, "RUNNING", "ann", "start")
     last: dict[str, Any] = {
@@ -268,7 +268,7 @@ def test_a_supervisor_fences_a_jvm_without_its_python_and_spends_one_restart(
         kinds.append(report.action.kind)
     assert "START" not in kinds
     assert report.restarts_left == LIMITS.restarts - 1
-    assert not widow.is_running() or widow.status() == psutil.STATUS_ZOMBIE
+    assert not jvm.is_running() or jvm.status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_supervisor_that_died_between_note_and_start_is_followed_by_one_that_starts(

@@ -257,9 +257,7 @@ def test_a_batch_of_which_nothing_moves_is_stalled_within_two_minutes() -> None:
     assert LIMITS.still + LIMITS.confirm + 10 < 120, "a heartbeat and two looks later"
     name, why = waiting(5, 7_200, **working(LIMITS.still + 1))
     assert name == "STALLED"
-    assert why == (
-        "last_login: 5 offsets behind and nothing of it moved for 101 s: batch 8 runs for 7200 s, 14 of 32 tasks done"
-    )
+    assert why == ("last_login: 5 offsets behind, no progress for 101 s: batch 8 runs for 7200 s, 14 of 32 tasks done")
     assert waiting(5, 50, **working(LIMITS.still + 1))[0] == "HEALTHY", "it had nothing to do for the rest of that time"
 
 

@@ -152,11 +152,15 @@ def kind_of(query: Query) -> str:
 
 def with_age(query: Query, sink: Sink, rows: DataFrame, now: generation.Generation) -> DataFrame:
     """Return the sink's rows with OLD, whether an earlier generation wrote them; for a topic the newest record per id."""
-    if not isinstance(sink, KafkaSink):
-        return rows.withColumn(kinds.OLD, F.coalesce(F.col(sink_frames.WRITTEN), F.lit(0)) < now.started_micros)
-    records = sink_frames.rows_of(rows, query, sink)
-    old = F.coalesce(F.col(sink_frames.GENERATION), F.lit(0)) < now.number
-    return records.withColumn(kinds.OLD, old).select(*query.columns, kinds.OLD)
+    match sink:
+        case KafkaSink():
+            records = sink_frames.rows_of(rows, query, sink)
+            old = F.coalesce(F.col(sink_frames.GENERATION), F.lit(0)) < now.number
+            return records.withColumn(kinds.OLD, old).select(*query.columns, kinds.OLD)
+        case CassandraSink() | FilesSink():
+            return rows.withColumn(kinds.OLD, F.coalesce(F.col(sink_frames.WRITTEN), F.lit(0)) < now.started_micros)
+        case _:
+            assert_never(sink)
 
 
 def complete_since(job: Job, sink: Sink, rows: DataFrame, since_ms: int) -> int:

@@ -38,7 +38,7 @@ def judge(root: str, pipeline: str, run: str) -> DrillReport:
     if not report.ok:
         raise HeadraceError(
             f"The drill of snapshot {report.snapshot} of {report.query} failed: {'; '.join(report.differences)}. "
-            "Do not rely on it: take a new one, drill that, and see docs/runbooks/CheckpointStateDamaged.md."
+            "Do not rely on this snapshot. Take a new one and drill it; see docs/runbooks/CheckpointStateDamaged.md."
         )
     return report
 

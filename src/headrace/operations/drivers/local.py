@@ -31,7 +31,7 @@ from headrace.store import driver_files
 from headrace.store.driver_files import CheckResult, ExitRecord
 from headrace.store.paths import jvm_lock
 
-WIDOW_SECONDS = 5.0  # a JVM whose Python is gone ends by itself in one
+ORPHANED_JVM_SECONDS = 5.0  # a JVM usually ends by itself one second after its Python process
 CHECK_SECONDS = 300.0  # a JVM, every query planned; 15 s on a calm machine
 
 
@@ -66,9 +66,9 @@ class LocalLauncher:
     def find(self, pipeline: str) -> list[Driver]:
         """Return the pipeline's driver if it runs; the lock prevents a second one.
 
-        A JVM that has lost its Python counts too: it may still write, and only its end lets another driver begin.
+        A JVM whose Python process has ended counts too: it may still write, and only its end lets another driver begin.
         """
-        process = self._process(pipeline) or self._widow(pipeline)
+        process = self._process(pipeline) or self._orphaned_jvm(pipeline)
         try:
             return [self._driver(pipeline, process)] if process else []
         except psutil.NoSuchProcess:  # it ended meanwhile; its JVM may still run
@@ -84,7 +84,7 @@ class LocalLauncher:
         """Return the pipeline's driver and whether this call started it. A driver that runs is adopted, never doubled."""
         with self._submitting(pipeline):
             if self._process(pipeline) is None:
-                self._end_widow(pipeline)
+                self._end_orphaned_jvm(pipeline)
             running = self.find(pipeline)
             if running:
                 return running[0], False
@@ -109,7 +109,7 @@ class LocalLauncher:
         """
         process = self._process(pipeline)
         if process is None:
-            return self._end_widow(pipeline)
+            return self._end_orphaned_jvm(pipeline)
         grace = self.grace_seconds if grace_seconds is None else grace_seconds
         try:
             group = os.getpgid(process.pid)
@@ -121,7 +121,7 @@ class LocalLauncher:
         gentle = processes.stop(process, grace + 15)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
-        self._end_widow(pipeline)  # in whatever group: it is the one that could still write
+        self._end_orphaned_jvm(pipeline)  # in whatever group: it is the one that could still write
         return gentle and grace > 0
 
     def check(self, pipeline: str, spec: StartSpec) -> CheckResult:
@@ -191,16 +191,16 @@ class LocalLauncher:
     def _process(self, pipeline: str) -> psutil.Process | None:
         return processes.find(self.name(pipeline), self.run_dir, str(self.lock_file(pipeline)))
 
-    def _widow(self, pipeline: str) -> psutil.Process | None:
-        """Return the JVM that holds the JVM lock of this pipeline's driver (`driver.lock`), with or without its Python."""
+    def _orphaned_jvm(self, pipeline: str) -> psutil.Process | None:
+        """Return the JVM that holds the JVM lock of this pipeline's driver (`driver.lock`), whose Python process has ended."""
         return processes.holder(jvm_lock(self.lock_file(pipeline)))
 
-    def _end_widow(self, pipeline: str) -> bool | None:
-        """End a JVM that has lost its Python, because nothing can control it any more. None: none runs; False: it was ended."""
-        widow = self._widow(pipeline)
-        if widow is None:
+    def _end_orphaned_jvm(self, pipeline: str) -> bool | None:
+        """End a JVM whose Python process has ended: nothing else can control it. None: none runs; False: it was ended."""
+        jvm = self._orphaned_jvm(pipeline)
+        if jvm is None:
             return None
-        processes.stop(widow, WIDOW_SECONDS)
+        processes.stop(jvm, ORPHANED_JVM_SECONDS)
         return False
 
     def _driver(self, pipeline: str, process: psutil.Process) -> Driver:
@@ -213,7 +213,9 @@ class LocalLauncher:
         )
         driver = _driver_of(pipeline, process.pid, created, release, instance)
         return (
-            replace(driver, where=f"{driver.where}, a JVM without its Python") if process.name() == "java" else driver
+            replace(driver, where=f"{driver.where}, a JVM whose Python process has ended")
+            if process.name() == "java"
+            else driver
         )
 
     def _sweep(self, pipeline: str) -> None:

@@ -213,7 +213,9 @@ def _transform(request: NewPipeline, sink: SinkKind, shown: Sequence[SampledColu
     about = f"Return {listed}, {SOURCE}: one row per record."
     if len(about) > 110:
         about = f"Return the columns of the file and {SOURCE}: one row per record."
-    title = f"{request.name.replace('_', ' ').capitalize()}. A row before: one record of {request.topic}; after: the same row."
+    title = (
+        f"{request.name.replace('_', ' ').capitalize()}. Input: one record of {request.topic}. Output: the same row."
+    )
     lines = [
         f'"""{title}"""',
         "",

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 from headrace.contract import names
 from headrace.contract.checked_sinks import (
@@ -192,9 +192,15 @@ def _window(sink: CheckedSink, query_ledger: _Ledger, before: Position, now: _No
     if grid:
         since = now.since_ms if now.since_ms is not None else start.until_ms
         return _closed(sink, query_ledger.newest["watermark_ms"], grid, since, now.earliest)
-    if sink.kind == "cassandra":
-        return TableWindow(name=f"table at {iso(now.now_ms)}", at_ms=now.now_ms, token=start.token)
-    return _batches(sink, query_ledger, start, now)
+    match sink.kind:
+        case "cassandra":
+            return TableWindow(name=f"table at {iso(now.now_ms)}", at_ms=now.now_ms, token=start.token)
+        case "kafka":
+            return _topic_batches(sink, query_ledger, start, now)
+        case "files" | "iceberg":
+            return _batches(sink, query_ledger, start, now)
+        case _:
+            assert_never(sink.kind)
 
 
 def _closed(
@@ -210,18 +216,22 @@ def _closed(
     return closed_windows(watermark_ms, grid, first + grid.size - 1)
 
 
-def _batches(sink: CheckedSink, query_ledger: _Ledger, before: Position, now: _Now) -> Nothing | Batches:
+def _topic_batches(sink: CheckedSink, query_ledger: _Ledger, before: Position, now: _Now) -> Nothing | Batches:
+    window = _batches(sink, query_ledger, before, now, _expired_before(sink, now))
+    ends = None if window.left["batches"] else {str(p): end for p, end in now.kafka.ends(sink.place[0]).items()}
+    return replace(window, cursor=before.cursor, ends=ends)
+
+
+def _batches(
+    sink: CheckedSink, query_ledger: _Ledger, before: Position, now: _Now, gone_ms: int = 0
+) -> Nothing | Batches:
+    """Return the finished batches since the last check. Rows from before `gone_ms` may have left the sink."""
     assert query_ledger.generation is not None
     number = query_ledger.generation.number
     first = before.last + 1 if before.generation == number else 0
     records = (record for record in ledger.stream(query_ledger.folder, first) if record["generation"] == number)
-    gone_ms = _expired_before(sink, now) if sink.kind == "kafka" else 0
     window = finished_batches(number, records, now.since_ms or 0, gone_ms)
-    window = replace(window, replaced=_replaced(now, sink, before))
-    if sink.kind != "kafka":
-        return window
-    ends = None if window.left["batches"] else {str(p): end for p, end in now.kafka.ends(sink.place[0]).items()}
-    return replace(window, cursor=before.cursor, ends=ends)
+    return replace(window, replaced=_replaced(now, sink, before))
 
 
 def _expired_before(sink: CheckedSink, now: _Now) -> int:

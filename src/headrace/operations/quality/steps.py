@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import assert_never
 
 from headrace.contract.checked_sinks import CheckedSink
 from headrace.operations import topics
@@ -132,9 +133,15 @@ def spans(group: Iterable[ledger.BatchRecord]) -> Ranges:
 
 
 def _batch_step(deployment: Deployment, sink: CheckedSink, window: BatchesStep) -> Step:
-    if sink.kind == "files":
-        return Step(window, list(read_files(deployment.root, sink, window)))
-    return Step(window, *read_archive(deployment.root, sink, window.spans))
+    match sink.kind:
+        case "files":
+            return Step(window, list(read_files(deployment.root, sink, window)))
+        case "iceberg":
+            return Step(window, *read_archive(deployment.root, sink, window.spans))
+        case "kafka" | "cassandra":
+            raise AssertionError(f"{sink.name} is not read batch by batch")
+        case _:
+            assert_never(sink.kind)
 
 
 def _topic_steps(

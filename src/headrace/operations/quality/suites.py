@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from math import prod
 from pathlib import Path
+from typing import assert_never
 
 from headrace.contract import checked_sinks
 from headrace.contract.cassandra import directory_columns
@@ -160,22 +161,27 @@ def _parameter(name: str) -> dict[str, str]:
 
 def _volume(pipeline: Pipeline, sink: CheckedSink) -> Iterator[_Wanted]:
     """Yield expectations on the row count, from the ledger. A table has only its newest rows, minus the expired ones."""
-    if sink.kind == "cassandra":
-        if getattr(sink.declared, "ttl", None) is None:
-            why = "The ledger says that rows were written: an empty table has lost them."
-            yield _Wanted("expect_table_row_count_to_be_between", {"min_value": _parameter("rows_min")}, why)
-        most = _most_keys(pipeline, sink)
-        if most is not None:
-            why = "At most as many keys as the pipeline file bounds by max_distinct."
-            yield _Wanted("expect_table_row_count_to_be_between", {"min_value": 0, "max_value": most}, why, "warning")
-        return
-    if sink.kind == "kafka":
-        why = "The ledger's rows of these batches: fewer records are a loss; more are copies of a batch that ran twice."
-        yield _Wanted(
-            "expect_column_sum_to_be_between", {"column": "_copies", "min_value": _parameter("rows_out")}, why
-        )
-    if sink.kind != "kafka" or _one_row_an_identity(pipeline, sink):
-        yield _Wanted("expect_table_row_count_to_equal", {"value": _parameter("rows_out")}, _ROWS_WRITTEN)
+    equal = _Wanted("expect_table_row_count_to_equal", {"value": _parameter("rows_out")}, _ROWS_WRITTEN)
+    between = "expect_table_row_count_to_be_between"
+    match sink.kind:
+        case "cassandra":
+            if getattr(sink.declared, "ttl", None) is None:
+                why = "The ledger says that rows were written: an empty table has lost them."
+                yield _Wanted(between, {"min_value": _parameter("rows_min")}, why)
+            most = _most_keys(pipeline, sink)
+            if most is not None:
+                why = "At most as many keys as the pipeline file bounds by max_distinct."
+                yield _Wanted(between, {"min_value": 0, "max_value": most}, why, "warning")
+        case "kafka":
+            why = "The ledger's rows of these batches: fewer records are a loss; more are copies of a batch that ran twice."
+            copies: Json = {"column": "_copies", "min_value": _parameter("rows_out")}
+            yield _Wanted("expect_column_sum_to_be_between", copies, why)
+            if _one_row_an_identity(pipeline, sink):
+                yield equal
+        case "files" | "iceberg":
+            yield equal
+        case _:
+            assert_never(sink.kind)
 
 
 def _most_keys(pipeline: Pipeline, sink: CheckedSink) -> int | None:
@@ -265,13 +271,21 @@ def _seconds(duration: timedelta) -> int | float:
 
 
 def _keys(pipeline: Pipeline, sink: CheckedSink) -> Iterator[_Wanted]:
-    if sink.kind == "kafka":
-        yield _not_null("_id", "Every record has an id to de-duplicate by.")
-        why = "One id says one thing, however often it comes."
-        yield _Wanted("expect_column_values_to_be_unique", {"column": "_id"}, why)
-    if sink.kind == "files" or sink.key == ("_partition", "_offset"):
-        return
-    yield _unique(sink.key, "A record is archived once." if sink.kind == "iceberg" else "A key has one row.")
+    """Yield expectations on what names a row. A line of a file has no such columns."""
+    match sink.kind:
+        case "kafka":
+            yield _not_null("_id", "Every record has an id to de-duplicate by.")
+            yield _unique(("_id",), "One id says one thing, however often it comes.")
+            if sink.key != ("_partition", "_offset"):
+                yield _unique(sink.key, "A key has one row.")
+        case "cassandra":
+            yield _unique(sink.key, "A key has one row.")
+        case "iceberg":
+            yield _unique(sink.key, "A record is archived once.")
+        case "files":
+            pass
+        case _:
+            assert_never(sink.kind)
 
 
 def _unique(key: tuple[str, ...], why: str) -> _Wanted:

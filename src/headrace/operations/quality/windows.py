@@ -85,7 +85,7 @@ class Batches(_OfBatches):
 
 @dataclass(frozen=True)
 class Closed(NamedWindow):
-    """Closed windows of `size_ms`, by their starts. `left`: windows for the next check. A step sets neither of both."""
+    """Closed windows of `size_ms`, by their starts. `left`: windows for the next check. A step sets neither."""
 
     kind: str = "closed"
     starts_ms: tuple[int, ...] = records.optional(())

@@ -320,8 +320,8 @@ def _of_waiting(
         bound = bound * limits.unseen if unobserved else limits.still
     behind = f"{position.lag:,} offsets behind"
     if still > bound:
-        what = f"nothing of it moved for {still:.0f} s: {doing}" if doing else f"no batch finished for {still:.0f} s"
-        return Assessment("STALLED", f"{behind} and {what}", actionable=True)
+        what = f"no progress for {still:.0f} s: {doing}" if doing else f"no batch finished for {still:.0f} s"
+        return Assessment("STALLED", f"{behind}, {what}", actionable=True)
     doing = f"; {doing}" if doing else ""
     if age is None:
         return Assessment("LAGGING", f"{behind}; the first batch since the start is not finished{doing}")
