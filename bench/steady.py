@@ -31,6 +31,7 @@ from headrace.access.bindings import read_kafka
 from headrace.contract.load import load_pipelines
 from headrace.contract.names import query_names
 from headrace.local.launcher import launcher
+from headrace.operations.waiting import poll
 from headrace.store import generation, ledger
 
 HOME = PROJECT / "bench" / "out" / "steady"
@@ -184,11 +185,8 @@ def _settled(environment: dict[str, str], rate: float) -> bool:
 
 
 def _await(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            sys.exit(f"the bench waited {START_SECONDS} s until {what}; the drivers' logs are in {HOME}/logs")
-        time.sleep(2)
+    if not poll(condition, START_SECONDS, 2):
+        sys.exit(f"the bench waited {START_SECONDS} s until {what}; the drivers' logs are in {HOME}/logs")
 
 
 def _table(result: Mapping[str, Any]) -> str:
